@@ -1,0 +1,6 @@
+_base_ = [
+    './models/maskrcnn.py',
+    './datasets/coco_instance.py',
+    './schedules/1x.py',
+    './runtime/detection.py',
+]

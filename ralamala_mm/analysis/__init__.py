@@ -1,0 +1,1 @@
+"""Looking at results and at cost: what the tools print and draw."""

@@ -1,0 +1,172 @@
+"""The four-stage backbone of both papers: linear attention in stages 1–2, softmax attention in stages 3–4."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ralamala_mm.checkpoints import load_backbone_checkpoint
+from ralamala_mm.errors import OptionError
+from ralamala_mm.ops import RotaryTable, preferred_memory_format
+
+from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
+from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
+
+STRIDES = (4, 8, 16, 32)
+LINEAR_STAGES = (0, 1)
+
+
+class Stage(nn.Module):
+    """Blocks on one grid; `downsample` leads to the next stage and is left to the backbone to call."""
+
+    def __init__(self, blocks: list[Block], head_dim: int, downsample: Downsample | None, with_cp: bool):
+        super().__init__()
+        self.RoPE = RotaryPosition(head_dim)
+        self.blocks = nn.ModuleList(blocks)
+        if downsample is not None:
+            self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        rotary = self.RoPE(*x.shape[2:])
+        for block in self.blocks:
+            x = self._run(block, x, rotary)
+        return x
+
+    def _run(self, block: Block, x: Tensor, rotary: RotaryTable) -> Tensor:
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, x, rotary, use_reentrant=False)
+        return block(x, rotary)
+
+
+class HybridVisionTransformer(BaseModule):
+    """Base of `RAVLT` and `MALA`, which name the attention of the two high-resolution stages.
+
+    Args:
+        arch: 't', 's', 'b', 'l', or a dict with `embed_dims`, `depths`, `num_heads` (4 values each) and, if wanted,
+            `drop_path_rate`, `layer_scale_init` (4 values), `mlp_ratio`.
+        in_channels: channels of the image.
+        out_indices: stages whose maps are returned; later stages than the last of them are not built.
+        drop_path_rate: rate of stochastic depth at the last block, rising linearly from 0; None takes the variant's.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages (weights and statistics).
+        norm_eval: keep batch norms at their stored statistics while training.
+        norm_cfg: normalisation of stem and downsampling. The released models train synchronised batch norm.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
+        init_cfg: initialisation as in MMEngine.
+
+    Raises:
+        OptionError: an argument out of range, or both `pretrained` and `init_cfg`.
+    """
+
+    linear_attention: ClassVar[str]
+
+    def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
+                 drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
+                 norm_cfg: dict | None = None, with_cp: bool = False, pretrained: str | None = None,
+                 init_cfg: dict | list[dict] | None = None):
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise OptionError('give either pretrained or init_cfg, not both')
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        super().__init__(init_cfg=init_cfg)
+        self.arch = arch
+        self.variant = resolve_variant(arch)
+        self.out_indices = tuple(sorted(out_indices))
+        if not self.out_indices or not set(self.out_indices) <= set(range(NUM_STAGES)):
+            raise OptionError(f'out_indices must name stages from 0 to {NUM_STAGES - 1}, not {tuple(out_indices)}')
+        if not -1 <= frozen_stages <= NUM_STAGES:
+            raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        norm_cfg = norm_cfg or dict(type='SyncBN')
+        self.patch_embed = Stem(in_channels, self.variant.embed_dims[0], norm_cfg)
+        rate = self.variant.drop_path_rate if drop_path_rate is None else drop_path_rate
+        drop_paths = torch.linspace(0, rate, sum(self.variant.depths)).split(list(self.variant.depths))
+        self.layers = nn.ModuleList(
+            self._build_stage(self.variant, i, drop_paths[i].tolist(), norm_cfg, with_cp)
+            for i in range(self.out_indices[-1] + 1))
+        # Keyed by stage, so that the keys of a released state dict fit whatever out_indices is.
+        self.extra_norms = nn.ModuleDict({str(i): LayerNorm2d(self.variant.embed_dims[i]) for i in self.out_indices})
+        self._reset_parameters()
+        self._freeze()
+
+    def _build_stage(self, variant: Variant, i: int, drop_paths: list[float], norm_cfg: dict, with_cp: bool) -> Stage:
+        channels, heads = variant.embed_dims[i], variant.num_heads[i]
+        attention = self.linear_attention if i in LINEAR_STAGES else 'softmax_attention'
+        blocks = [Block(channels, heads, attention, variant.mlp_ratio, drop_path, variant.layer_scale_init[i])
+                  for drop_path in drop_paths]
+        last = i == self.out_indices[-1]
+        downsample = None if last else Downsample(channels, variant.embed_dims[i + 1], norm_cfg)
+        return Stage(blocks, channels // heads, downsample, with_cp)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned map."""
+        return tuple(self.variant.embed_dims[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per step on each returned map."""
+        return tuple(STRIDES[i] for i in self.out_indices)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
+        x = self.patch_embed(x.contiguous(memory_format=preferred_memory_format(x)))
+        maps = []
+        for i, stage in enumerate(self.layers):
+            x = stage(x)
+            if i in self.out_indices:
+                maps.append(self.extra_norms[str(i)](x))
+            if i < self.out_indices[-1]:
+                x = stage.downsample(x)
+        return tuple(maps)
+
+    def init_weights(self) -> None:
+        """Loads the checkpoint of a `Pretrained` init_cfg and reports what matched; other kinds as in MMEngine."""
+        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        report = load_backbone_checkpoint(self, self.init_cfg['checkpoint'], prefix=self.init_cfg.get('prefix'))
+        print_log(str(report), logger='current')
+        self._is_init = True
+
+    def train(self, mode: bool = True) -> 'HybridVisionTransformer':
+        """Sets the mode, but leaves frozen stages, and with `norm_eval` all batch norms, in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, *self.layers[:self.frozen_stages]]
+        frozen += [self.extra_norms[str(i)] for i in self.out_indices if i < self.frozen_stages]
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def _reset_parameters(self) -> None:
+        """Convolutions: truncated normal of std 0.02, bias 0. Norms start at 1 and 0 by themselves."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def __repr__(self) -> str:
+        lines = [f'{type(self).__name__}(arch={self.arch!r}, out_indices={self.out_indices}, '
+                 f'{sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters']
+        for i, stage in enumerate(self.layers):
+            attention = stage.blocks[0].attn.attention if len(stage.blocks) else 'no'
+            lines.append(f'  stage {i}: {len(stage.blocks)} blocks of {attention}, {self.variant.embed_dims[i]} channels, '
+                         f'{self.variant.num_heads[i]} heads, stride {STRIDES[i]}')
+        return '\n'.join(lines) + ')'

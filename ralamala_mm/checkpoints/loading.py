@@ -1,0 +1,139 @@
+"""Weights into a model, with a report of what matched and an error where going on would train or test nonsense."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ralamala_mm.errors import UserError
+
+from .identify import describe, identify_family
+from .reading import StateDict, find_weights, read_checkpoint
+
+# An ImageNet file has a classifier that the backbones lack, and lacks the norms of the maps given out.
+_CLASSIFIER = re.compile(r'(proj|norm|head)\.')
+_STARTS_FRESH = re.compile(r'extra_norms\.|.*num_batches_tracked$|.*RoPE\.angle$')
+
+
+@dataclass
+class LoadReport:
+    """What became of a file's entries; `str()` is made for reading."""
+
+    location: str
+    description: str
+    matched: int
+    total: int
+    fresh: list[str] = field(default_factory=list)  # expected to be missing
+    unused: list[str] = field(default_factory=list)  # expected to be left over
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)  # of another shape in the file, and starting fresh
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all that is missing or left over was to be expected."""
+        return not (self.missing or self.unexpected or self.resized)
+
+    def __str__(self) -> str:
+        lines = [f'Loaded {self.location}, {self.description}: {self.matched} of {self.total} entries matched.']
+        for text, keys in [('  starting fresh, as expected: ', self.fresh), ('  not used, as expected: ', self.unused),
+                           ('  WARNING: missing in the file: ', self.missing),
+                           ('  WARNING: not known to the model: ', self.unexpected),
+                           ('  WARNING: of another shape, starting fresh: ', self.resized)]:
+            if keys:
+                lines.append(text + summarise(keys))
+        return '\n'.join(lines)
+
+
+def summarise(keys: Iterable[str]) -> str:
+    """'extra_norms.* (8), head.* (2)': keys counted by their first part."""
+    counts = Counter(f'{key.split(".")[0]}.*' if '.' in key else key for key in keys)
+    return ', '.join(f'{name} ({count})' for name, count in counts.items())
+
+
+def backbone_weights(weights: StateDict, prefix: str | None) -> StateDict:
+    """The backbone's part of a whole detector's weights, or all of them when there is no such part."""
+    prefix = (prefix.rstrip('.') if prefix else 'backbone') + '.'
+    part = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return part or weights
+
+
+def load_backbone_checkpoint(backbone: nn.Module, location: str, prefix: str | None = None) -> LoadReport:
+    """Loads a file in any of the forms seen in the wild into a `RAVLT` or `MALA`.
+
+    Args:
+        backbone: the model to fill.
+        location: path or URL of a bare state dict, an ImageNet training file, or a whole detector's or segmentor's
+            checkpoint of OpenMMLab, old or new.
+        prefix: where the backbone's entries lie in a whole model's; 'backbone' by default.
+
+    Raises:
+        UserError: the file cannot be read, nothing in it fits, or it belongs to another variant.
+    """
+    weights = backbone_weights(find_weights(read_checkpoint(location), location), prefix)
+    return load_weights(backbone, weights, location)
+
+
+def load_weights(model: nn.Module, weights: StateDict, location: str, allow_other_heads: bool = False) -> LoadReport:
+    """Copies the weights that fit into `model`, in place; all or nothing.
+
+    Args:
+        model: a backbone, or a whole detector or segmentor with one.
+        weights: a state dict.
+        location: where they come from, for the report and for errors.
+        allow_other_heads: leave out entries outside the backbone whose shapes differ, as when weights for other
+            classes are fine-tuned.
+
+    Raises:
+        UserError: nothing fits, a shape differs, or the file is of the other backbone.
+    """
+    own = model.state_dict()
+    wanted = f'{type(model).__name__}' + (f"(arch='{model.arch}')" if isinstance(getattr(model, 'arch', None), str) else '')
+    matching = {key: value for key, value in weights.items() if key in own}
+    inner = backbone_weights(weights, None)  # a detector's file is described by its backbone
+    if not matching:
+        hint = '; --cfg-options model.backbone.pretrained=PATH loads a backbone\'s weights' if hasattr(model, 'backbone') else ''
+        raise UserError(f'nothing in {location} fits {wanted}: it looks like {describe(inner)}{hint}')
+    wrong = [key for key, value in matching.items() if value.shape != own[key].shape]
+    other_heads = [key for key in wrong if allow_other_heads and not key.startswith('backbone.')]
+    for key in other_heads:
+        wrong.remove(key)
+        del matching[key]
+    family = identify_family(inner)
+    if wrong:
+        key = wrong[0]
+        raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)} ({len(wrong)} shapes differ, '
+                        f'{key} is {tuple(matching[key].shape)} instead of {tuple(own[key].shape)})')
+    if family and type(model).__name__ in ('RAVLT', 'MALA') and family != type(model).__name__:
+        raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)}')
+
+    report = LoadReport(location, describe(inner), len(matching), len(own))
+    for key in own.keys() - matching.keys() - set(other_heads):
+        (report.fresh if _STARTS_FRESH.match(key.removeprefix('backbone.')) else report.missing).append(key)
+    built_stages = len(getattr(model, 'layers', ()))
+    report.resized = sorted(other_heads)
+    for key in weights.keys() - own.keys():
+        (report.unused if _is_expected_leftover(key, built_stages) else report.unexpected).append(key)
+    for keys in (report.fresh, report.unused, report.missing, report.unexpected):
+        keys.sort()
+    # The angles follow from the head dimension; a file with others is of a changed model.
+    for key in [key for key in matching if key.endswith('RoPE.angle')]:
+        if not torch.allclose(matching.pop(key).float(), own[key].float(), rtol=1e-2):
+            report.unexpected.append(f'{key} (other values)')
+    model.load_state_dict(matching, strict=False)
+    return report
+
+
+def _is_expected_leftover(key: str, built_stages: int) -> bool:
+    """The classifier's entries, and what belongs to stages that `out_indices` leaves out."""
+    if _CLASSIFIER.match(key):
+        return True
+    if not built_stages:
+        return False
+    stage = re.match(r'(?:layers|extra_norms)\.(\d+)\.(downsample)?', key)
+    if stage is None:
+        return False
+    return key.startswith('extra_norms.') or int(stage.group(1)) >= built_stages - (stage.group(2) is not None)

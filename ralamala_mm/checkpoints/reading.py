@@ -1,0 +1,130 @@
+"""A checkpoint file, from wherever, into memory, without running code that it may hold."""
+
+import argparse
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.logging import HistoryBuffer
+from mmengine.utils.dl_utils import load_url
+from torch import Tensor
+
+from ralamala_mm.errors import UserError
+
+StateDict = dict[str, Tensor]
+
+# Where the weights lie in files seen in the wild: mmengine and mmdet 2.x runs, ImageNet training, EMA-only files.
+_WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema')
+# Put in front of every key by DataParallel, torch.compile and EMA wrappers.
+_WRAPPER_PREFIXES = ('module.', '_orig_mod.')
+
+
+def _allow_plain_types() -> None:
+    """Lets torch's safe loading read what MMEngine's own checkpoints and the authors' files hold beside tensors.
+
+    Without it MMEngine 0.10.7 cannot resume its own checkpoints on torch >= 2.6
+    (open-mmlab/mmengine issue 1641). All of these are plain data: reading them calls nothing.
+    """
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
+        return
+    multiarray = numpy.core.multiarray if numpy.lib.NumpyVersion(numpy.__version__) < '2.0.0' else numpy._core.multiarray
+    dtypes = [type(numpy.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
+    torch.serialization.add_safe_globals([
+        HistoryBuffer, argparse.Namespace, numpy.ndarray, numpy.dtype, *dtypes, multiarray._reconstruct, multiarray.scalar,
+        # numpy 1 and 2 name the same functions by different paths; a file may come from either.
+        (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'), (multiarray.scalar, 'numpy.core.multiarray.scalar'),
+    ])
+
+
+_allow_plain_types()
+
+
+def near_names(path: Path, pattern: str = '*') -> str:
+    """' (near: a, b)' with files beside `path` whose names resemble it, or ''."""
+    folder = path.parent
+    names = [entry.name for entry in folder.glob(pattern)] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f'; did you mean {" or ".join(str(folder / name) for name in near)}?' if near else ''
+
+
+def read_checkpoint(location: str) -> Mapping:
+    """Reads a checkpoint from a path, a URL or any store that MMEngine's file backends know.
+
+    Returns:
+        What the file holds, with tensors on the CPU.
+
+    Raises:
+        UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
+    """
+    if location.startswith(('http://', 'https://')):
+        return _download(location)
+    if '://' in location:
+        with get_file_backend(location).get_local_path(location) as path:
+            return _read_file(Path(path), location)
+    return _read_file(Path(location), location)
+
+
+def _download(url: str) -> Mapping:
+    try:
+        return load_url(url, map_location='cpu', progress=True, weights_only=True)
+    except OSError as error:
+        raise UserError(f'{url} could not be downloaded ({error}): download it where there is a network and give its path '
+                        'instead, --cfg-options model.backbone.init_cfg.checkpoint=PATH') from error
+
+
+def _read_file(path: Path, location: str) -> Mapping:
+    if not path.exists():
+        raise UserError(f'checkpoint {location} does not exist{near_names(path, "*.pth")}')
+    if path.is_dir():
+        raise UserError(f'checkpoint {location} is a folder; name a .pth file in it')
+    if path.stat().st_size == 0:
+        raise UserError(f'checkpoint {location} is empty; an interrupted download or a full disk leaves such files')
+    with path.open('rb') as file:
+        start = file.read(64)
+    if start.startswith(b'version https://git-lfs'):
+        raise UserError(f'checkpoint {location} is a git-lfs pointer, not the weights themselves; run git lfs pull')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'Unsupported global' in str(error) or 'Unsupported class' in str(error):
+            raise UserError(f'checkpoint {location} holds more than data and could run code when read, so it is refused: '
+                            f'{_refused_name(str(error))}') from error
+        raise UserError(f'checkpoint {location} is not a PyTorch checkpoint') from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error
+    if not isinstance(content, Mapping):
+        raise UserError(f'checkpoint {location} holds a {type(content).__name__}, not a state dict')
+    return content
+
+
+def _refused_name(message: str) -> str:
+    """The type that torch refused, out of its long message."""
+    after = message.partition('GLOBAL ')[2]
+    return after.split()[0] if after else 'an unknown type'
+
+
+def find_weights(content: Mapping, location: str) -> StateDict:
+    """The state dict inside a checkpoint, without the prefixes of wrappers.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = [content[key] for key in _WEIGHT_KEYS if isinstance(content.get(key), Mapping)] + [content]
+    for candidate in candidates:
+        weights = {key: value for key, value in candidate.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if weights:
+            return strip_wrappers(weights)
+    raise UserError(f'checkpoint {location} holds no weights; its entries are {", ".join(map(str, list(content)[:8])) or "none"}')
+
+
+def strip_wrappers(weights: StateDict) -> StateDict:
+    """Takes wrapper prefixes off where every key has them."""
+    for _ in range(2 * len(_WRAPPER_PREFIXES)):
+        for prefix in _WRAPPER_PREFIXES:
+            if all(key.startswith(prefix) for key in weights):
+                weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights

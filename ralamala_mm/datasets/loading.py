@@ -1,0 +1,65 @@
+"""Reading an image so that a missing or damaged one is named, instead of training on half a picture."""
+
+import io
+
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import get
+from mmengine.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+
+from ralamala_mm.errors import UserError
+
+from .walking import replace_transforms
+
+# OpenCV fills what a cut-short file lacks with grey and only prints a warning; these end a whole file.
+_END_MARKERS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
+_TAIL = 4096  # bytes; cameras append data after the end
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedImage(MMCVLoadImageFromFile):
+    """MMCV's `LoadImageFromFile` that refuses files which are missing, cut short or no image.
+
+    Raises:
+        UserError: with the path of the file.
+    """
+
+    def transform(self, results: dict) -> dict | None:
+        path = results['img_path']
+        try:
+            content = get(path, backend_args=self.backend_args)
+        except FileNotFoundError as error:
+            raise UserError(f'image {path} does not exist, though the annotations name it') from error
+        check_image(content, path)
+        return super().transform(results)
+
+
+def check_image(content: bytes, path: str) -> None:
+    """Whether the bytes are a whole image.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not content:
+        raise UserError(f'image {path} is empty')
+    for start, end in _END_MARKERS.items():
+        if content.startswith(start) and end in content[-_TAIL:]:
+            return
+    try:  # other formats, and files with much appended: slower, but certain
+        Image.open(io.BytesIO(content)).load()
+    except UnidentifiedImageError as error:
+        raise UserError(f'{path} is not an image') from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f'image {path} is damaged or cut short ({error}); download it again, or take it out of '
+                        'the annotations') from error
+
+
+def use_checked_loading(config: Config) -> None:
+    """Makes the image readers of all pipelines ours, in place."""
+
+    def replace(transform: ConfigDict) -> None:
+        if transform.get('type') in ('LoadImageFromFile', 'mmcv.LoadImageFromFile', 'mmdet.LoadImageFromFile'):
+            transform['type'] = 'ralamala_mm.datasets.LoadCheckedImage'
+
+    replace_transforms(config, replace)

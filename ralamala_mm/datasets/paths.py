@@ -1,0 +1,55 @@
+"""Whether the files and folders that a config's data sets name are there, before anything is built."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ralamala_mm.errors import UserError
+
+from .walking import datasets_of
+
+_WHERE_TO_GET = {
+    'coco': 'COCO 2017 can be had from https://cocodataset.org/#download',
+    'ade': 'ADE20K can be had from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
+    'shapes': 'the built-in shapes are made by: python tools/make_shapes.py',
+}
+
+
+def check_paths(config: Config, modes: Sequence[str]) -> None:
+    """Checks data root, annotation files and image folders of what the data loaders of `modes` read.
+
+    Raises:
+        UserError: something is missing; the text says which option sets it and where the data can be had.
+    """
+    for mode, dataset in datasets_of(config, modes):
+        _check_dataset_paths(dataset, f'{mode}_dataloader.dataset')
+
+
+def _check_dataset_paths(dataset: ConfigDict, option: str) -> None:
+    root = dataset.get('data_root') or ''
+    if _is_remote(root) or (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
+        return
+    hint = next((text for name, text in _WHERE_TO_GET.items() if name in root.lower()), '')
+    advice = '--data DIR sets the folder' + (f'; {hint}' if hint else '')
+    if root and not Path(root).is_dir():
+        raise UserError(f'the data set\'s folder {root} does not exist: {advice}')
+    for key, value, wants_folder in _named_files(dataset):
+        path = Path(root, value)
+        if _is_remote(value) or (path.is_dir() if wants_folder else path.is_file()):
+            continue
+        kind = 'image folder' if wants_folder else 'annotation file'
+        raise UserError(f'the {kind} {path} does not exist: {option}.{key} names it within the data root; {advice}')
+
+
+def _named_files(dataset: ConfigDict) -> Iterator[tuple[str, str, bool]]:
+    """(option, path within the root, whether it is a folder) of everything the data set names."""
+    if dataset.get('ann_file'):
+        yield 'ann_file', dataset.ann_file, False
+    for name, value in (dataset.get('data_prefix') or {}).items():
+        if value:
+            yield f'data_prefix.{name}', value, True
+
+
+def _is_remote(path: str) -> bool:
+    return '://' in path

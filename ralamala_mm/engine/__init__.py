@@ -1,0 +1,19 @@
+"""What MMEngine lacks to be dependable here: command lines, launching, a runner that refuses what cannot work."""
+
+from .cli import run, runner_parser
+from .config import drop_validation, load_config, prepare_config, use_amp, use_auto_scale_lr, use_resume
+from .evaluation import (
+    check_output,
+    use_detection_output,
+    use_pictures,
+    use_segmentation_output,
+    use_test_time_augmentation,
+)
+from .launch import check_process_count, start_processes
+from .runner import DependableRunner, build_runner
+
+__all__ = [
+    'DependableRunner', 'build_runner', 'check_output', 'check_process_count', 'drop_validation', 'load_config',
+    'prepare_config', 'run', 'runner_parser', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output',
+    'use_pictures', 'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
+]

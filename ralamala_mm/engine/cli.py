@@ -1,0 +1,49 @@
+"""What the command lines have in common: shared options, and errors told in one sentence."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from mmengine.config import DictAction
+
+from ralamala_mm.errors import UserError
+
+from .launch import is_main_process
+
+
+def runner_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the config and the options that train and test share, named as in MMDetection."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
+    parser.add_argument('--data', metavar='DIR', help='folder of the data set, in place of the config\'s data_root')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings to override in the config, such as train_dataloader.batch_size=4; '
+                             'lists as key="[a,b]" or key=a,b')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1."""
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    try:
+        main(args)
+    except UserError as error:
+        if args.traceback:
+            raise
+        if is_main_process():
+            print(f'error: {error.sentence}.' if error.sentence[-1] not in '.?' else f'error: {error.sentence}',
+                  file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Not sys.exit: after an error in one rank the others may be waiting, and threads of gloo keep Python alive.
+        os._exit(1)
+    except KeyboardInterrupt:
+        print('interrupted; train.py --resume goes on from the last checkpoint', file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,117 @@
+"""From the command line to a config that is ready for a runner."""
+
+import argparse
+import difflib
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from ralamala_mm.datasets.walking import MODES
+from ralamala_mm.errors import UserError
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Reads a config file and merges `--cfg-options` into it.
+
+    Raises:
+        UserError: there is no such file (near names are given), or it is not valid Python.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'config {path} does not exist{_near_configs(Path(path))}')
+    try:
+        # Not lazy: MMEngine 0.10.7 takes a config that imports anything for one of the new lazy style.
+        config = Config.fromfile(path, lazy_import=False)
+    except FileNotFoundError as error:
+        raise UserError(f'a base of config {path} does not exist: {error}') from error
+    except SyntaxError as error:
+        raise UserError(f'config {path} is not valid Python: {error.msg} in line {error.lineno}') from error
+    if options:
+        config.merge_from_dict(options)
+    return config
+
+
+def _near_configs(path: Path) -> str:
+    known = {file.stem: str(file) for folder in {path.parent, Path('configs')} for file in folder.glob('*.py')}
+    near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
+    return f'; did you mean {" or ".join(known[name] for name in near)}?' if near else ''
+
+
+def prepare_config(args: argparse.Namespace) -> Config:
+    """The config of `args.config` with the options that train and test share.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    config = load_config(args.config, args.cfg_options)
+    config.launcher = args.launcher
+    config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    if args.data:
+        set_data_root(config, args.data)
+    for mode in MODES:
+        loader = config.get(f'{mode}_dataloader')
+        if loader and not loader.get('num_workers'):
+            loader.persistent_workers = False  # which torch refuses without workers
+    return config
+
+
+def set_data_root(config: Config, root: str) -> None:
+    """Replaces the config's `data_root` wherever a data set or a metric uses it.
+
+    Raises:
+        UserError: the config has no `data_root` at its top.
+    """
+    old = config.get('data_root')
+    if old is None:
+        raise UserError('--data needs a config with data_root at its top; this one has none: '
+                        'set the paths with --cfg-options train_dataloader.dataset.data_root=… and so on')
+    new = root.rstrip('/') + '/'
+
+    def moved(value):
+        if isinstance(value, str) and (value.startswith(old) or value.rstrip('/') == old.rstrip('/')):
+            return new + value[len(old):]
+        if isinstance(value, dict):
+            for key in list(value):
+                value[key] = moved(value[key])
+        elif isinstance(value, list):
+            return [moved(item) for item in value]
+        return value
+
+    for key in ('data_root', *(f'{mode}_{part}' for mode in MODES for part in ('dataloader', 'evaluator'))):
+        if config.get(key) is not None:
+            config[key] = moved(config[key])
+
+
+def use_amp(config: Config) -> None:
+    """Automatic mixed precision with a dynamic loss scale, as in MMDetection's `--amp`.
+
+    Raises:
+        UserError: there is no GPU for it.
+    """
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU, and torch sees none here: leave it out to train in fp32 on the CPU')
+    config.optim_wrapper.type = 'AmpOptimWrapper'
+    config.optim_wrapper.loss_scale = 'dynamic'
+
+
+def use_auto_scale_lr(config: Config) -> None:
+    """Scales the learning rate with the batch, from the batch that the config names.
+
+    Raises:
+        UserError: the config does not name it.
+    """
+    if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+        raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=…) in the config')
+    config.auto_scale_lr.enable = True
+
+
+def use_resume(config: Config, resume: str | None) -> None:
+    """`--resume` alone goes on from the newest checkpoint in the work directory, `--resume PATH` from that file."""
+    if resume is not None:
+        config.resume = True
+        config.load_from = None if resume == 'auto' else resume
+
+
+def drop_validation(config: Config) -> None:
+    """`--no-validate`: trains without evaluating in between."""
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None

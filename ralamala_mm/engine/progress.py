@@ -1,0 +1,80 @@
+"""A training or test run in one line at a time: where it is, how it does, how long it still takes."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Prints iteration, loss and time left: one line that is rewritten on a terminal, a line now and then elsewhere.
+
+    Args:
+        seconds: time between two lines where the output is not a terminal.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, seconds: float = 15.0):
+        self.seconds = seconds
+        self.rewrites = sys.stdout.isatty()
+        self._last = 0.0
+        self._begun = (0, 0.0)  # iteration and time at which the present stretch began
+        self._paused = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        self._begun = (runner.iter, time.monotonic())
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        done, total = runner.iter + 1, runner.max_iters
+        start, since = self._begun
+        left = (time.monotonic() - since) / (done - start) * (total - done)
+        loss = f', loss {float(outputs["loss"]):.3f}' if outputs and 'loss' in outputs else ''
+        self._show(f'  training {done}/{total}{loss}, {_clock(left)} left', done == total)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._evaluation_begun = time.monotonic()
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
+        self._show_evaluation(batch_idx + 1, len(runner.val_dataloader))
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
+        self._show_evaluation(batch_idx + 1, len(runner.test_dataloader))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        values = [f'{name.split("/")[-1]} {value:.3f}' for name, value in (metrics or {}).items()
+                  if name.endswith(('_mAP', 'mIoU'))]
+        self._show(f'  validation after iteration {runner.iter}: {", ".join(values)}', True)
+
+    def _show_evaluation(self, done: int, total: int) -> None:
+        left = (time.monotonic() - self._evaluation_begun) / done * (total - done)
+        self._show(f'  evaluating {done}/{total}, {_clock(left)} left', False)
+
+    def _show(self, text: str, important: bool) -> None:
+        now = time.monotonic()
+        if self.rewrites:
+            if important or now - self._last > 0.2:
+                print(f'\r{text:<78}', end='\n' if important else '', flush=True)
+                self._last = now
+        elif important or now - self._last >= self.seconds:
+            print(text, flush=True)
+            self._last = now
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def quieten_console(logger: logging.Logger) -> None:
+    """Leaves warnings alone on the console; the log file keeps everything."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.WARNING)

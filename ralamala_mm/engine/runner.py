@@ -1,0 +1,65 @@
+"""MMEngine's Runner where it is not dependable enough: loading weights, data that cannot be used, CPU processes."""
+
+from collections.abc import Callable
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner as MMEngineRunner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint
+from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
+
+
+@RUNNERS.register_module()
+class DependableRunner(MMEngineRunner):
+    """A Runner that reads checkpoints without running code from them and refuses weights that do not fit."""
+
+    def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False,
+                        revise_keys: list | None = None) -> dict:
+        """Loads a checkpoint into the model; head layers may differ only when training starts from other weights.
+
+        Raises:
+            UserError: the file cannot be read, or does not fit the model.
+        """
+        checkpoint = dict(read_checkpoint(filename))
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        fine_tuning = self._train_loop is not None and not self._resume
+        report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning)
+        self._has_loaded = True
+        self.logger.info(str(report))
+        return checkpoint
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
+        """Builds a data loader.
+
+        Raises:
+            UserError: its annotations cannot be used; the text says which file and why.
+        """
+        try:
+            loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except Exception as error:
+            if isinstance(dataloader, dict):
+                explain_dataset_error(dataloader['dataset'], error)
+            raise
+        check_dataset(loader.dataset)
+        return loader
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps for distributed training; without a GPU, synchronised batch norms become plain ones first."""
+        if not torch.cuda.is_available():
+            # They have no CPU kernel, and DDP refuses them there.
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+
+def build_runner(config: Config) -> MMEngineRunner:
+    """The config's own `runner_type` if it names one, else ours."""
+    if 'runner_type' in config:
+        return RUNNERS.build(config)
+    return DependableRunner.from_cfg(config)

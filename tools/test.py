@@ -1,0 +1,45 @@
+"""Evaluates a checkpoint: python tools/test.py configs/maskrcnn_ravlt_s.py work_dirs/maskrcnn_ravlt_s/epoch_12.pth"""
+
+import argparse
+
+from ralamala_mm.datasets import check_paths, use_checked_loading
+from ralamala_mm.engine import (
+    build_runner,
+    check_output,
+    prepare_config,
+    run,
+    runner_parser,
+    start_processes,
+    use_detection_output,
+    use_pictures,
+    use_segmentation_output,
+    use_test_time_augmentation,
+)
+
+
+def main(args: argparse.Namespace) -> None:
+    config = prepare_config(args)
+    config.load_from = args.checkpoint
+    check_output(config, args.out)
+    check_paths(config, ('test',))
+    use_checked_loading(config)
+    use_pictures(config, args.show, args.show_dir, args.wait_time)
+    use_segmentation_output(config, args.out)
+    if args.tta:
+        use_test_time_augmentation(config)
+    start_processes(config)
+    runner = build_runner(config)
+    use_detection_output(config, runner, args.out)
+    runner.test()
+
+
+if __name__ == '__main__':
+    parser = runner_parser('Evaluate a detector or a segmentor.')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='PATH',
+                        help='detection: .pkl file for all predictions; segmentation: folder for the predicted masks')
+    parser.add_argument('--show', action='store_true', help='show each prediction in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into WORK_DIR/TIMESTAMP/DIR')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that each window stays')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    run(parser, main)

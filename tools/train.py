@@ -1,0 +1,41 @@
+"""Trains a detector or segmentor from its config: python tools/train.py configs/maskrcnn_ravlt_s.py"""
+
+import argparse
+
+from ralamala_mm.datasets import check_paths, use_checked_loading
+from ralamala_mm.engine import (
+    build_runner,
+    drop_validation,
+    prepare_config,
+    run,
+    runner_parser,
+    start_processes,
+    use_amp,
+    use_auto_scale_lr,
+    use_resume,
+)
+
+
+def main(args: argparse.Namespace) -> None:
+    config = prepare_config(args)
+    if args.amp:
+        use_amp(config)
+    if args.auto_scale_lr:
+        use_auto_scale_lr(config)
+    use_resume(config, args.resume)
+    if args.no_validate:
+        drop_validation(config)
+    check_paths(config, ('train', 'val'))
+    use_checked_loading(config)
+    start_processes(config)
+    build_runner(config).train()
+
+
+if __name__ == '__main__':
+    parser = runner_parser('Train a detector or a segmentor.')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
+                        help='go on from PATH, or from the newest checkpoint in the work directory')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    run(parser, main)
