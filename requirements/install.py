@@ -118,7 +118,7 @@ class Installer:
             return
         print('Making {}'.format(self.venv), flush=True)
         result = subprocess.run([suitable_python(), '-m', 'venv', str(self.venv)], stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, universal_newlines=True)
+                                stderr=subprocess.STDOUT, text=True)
         if result.returncode != 0:
             shutil.rmtree(str(self.venv), ignore_errors=True)
             if 'No space left' in result.stdout:
@@ -129,7 +129,7 @@ class Installer:
     def installed_version(self, package: str) -> str | None:
         code = 'import importlib.metadata as m, sys; sys.stdout.write(m.version(sys.argv[1]))'
         result = subprocess.run([str(self.python), '-c', code, package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                universal_newlines=True)
+                                text=True)
         return result.stdout if result.returncode == 0 else None
 
     def check_other_stack(self) -> None:
@@ -148,7 +148,7 @@ class Installer:
         print('Installing {} … '.format(what), end='', flush=True)
         started = time.monotonic()
         command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         with self.log.open('a') as log:
             log.write('$ {}\n{}\n'.format(' '.join(command), result.stdout))
         if result.returncode != 0:
@@ -194,12 +194,12 @@ class Installer:
         """Runs mmcv's operators; replaces an OpenCV that wants a display by the one that does not."""
         print('Proving that mmcv\'s operators work … ', end='', flush=True)
         command = [str(self.python), str(REQUIREMENTS / 'check_stack.py')]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if 'libGL' in result.stdout or 'libgthread' in result.stdout or 'libxcb' in result.stdout:
             print('OpenCV wants a display here; taking opencv-python-headless instead')
             subprocess.run([str(self.python), '-m', 'pip', 'uninstall', '--yes', '--quiet', 'opencv-python'], check=False)
             self.pip('opencv-python-headless', '--force-reinstall', '--no-deps', 'opencv-python-headless')
-            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         with self.log.open('a') as log:
             log.write(result.stdout)
         if result.returncode != 0:

@@ -181,7 +181,7 @@ def explain(log: Path) -> str:
         return f'the disk is full (the build needs 2 GB in {tempfile.gettempdir()}; TMPDIR chooses another place)'
     if 'Killed signal' in text or 'cc1plus: out of memory' in text:
         return 'the compiler ran out of memory: run it again with MAX_JOBS=1'
-    if 'No matching distribution' in text or 'Connection' in text and 'error:' not in text.lower():
+    if 'No matching distribution' in text or ('Connection' in text and 'error:' not in text.lower()):
         return 'its source could not be downloaded: check the network and pip\'s index settings'
     return f'the compiler\'s messages are in {log}'
 

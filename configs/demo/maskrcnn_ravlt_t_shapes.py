@@ -2,26 +2,34 @@
 _base_ = ['../_base_/models/maskrcnn.py', '../_base_/datasets/shapes_instance.py', '../_base_/schedules/1x.py',
           '../_base_/runtime/detection.py', '../_base_/variants/t.py']
 
-# Half the width of COCO's heads and 128 instead of 512 regions per picture: there are four classes and six objects.
+# A quarter of the width of COCO's heads and 48 instead of 512 regions per picture, as there are four classes and at
+# most six objects; batch norm in the heads, as nothing is pretrained.
+width = 64
+norm_cfg = dict(type='SyncBN')
 model = dict(
     backbone=dict(type='RAVLT', arch='t', drop_path_rate=0.0),
-    neck=dict(in_channels=_base_.embed_dims, out_channels=64),
-    # Anchors from 16 to 256 pixels, as the shapes are 20 to 60 pixels large.
-    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
+    neck=dict(in_channels=_base_.embed_dims, out_channels=width, norm_cfg=norm_cfg),
+    # Anchors from 16 to 256 pixels: the shapes are 20 to 60 pixels large.
+    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=512, num_classes=_base_.num_classes),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=_base_.num_classes)),
+        bbox_roi_extractor=dict(out_channels=width),
+        bbox_head=dict(type='Shared4Conv1FCBBoxHead', in_channels=width, conv_out_channels=width, fc_out_channels=256,
+                       norm_cfg=norm_cfg, num_classes=_base_.num_classes),
+        mask_roi_extractor=dict(out_channels=width),
+        mask_head=dict(num_convs=2, in_channels=width, conv_out_channels=width, norm_cfg=norm_cfg,
+                       num_classes=_base_.num_classes)),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=250),
+        rpn=dict(assigner=dict(pos_iou_thr=0.6), sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100),
         rcnn=dict(sampler=dict(num=48))),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)))
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
 
-train_cfg = dict(max_epochs=6)
-optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=1.0))
+train_dataloader = dict(batch_size=4)
+epochs = 4
+train_cfg = dict(max_epochs=epochs)
+optim_wrapper = dict(optimizer=dict(lr=6e-4), clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=6, eta_min=1e-6, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=epochs, eta_min=1e-6, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))

@@ -31,7 +31,7 @@ def read_scalars(work_dir: Path) -> Series:
 
 def is_validation_metric(name: str) -> bool:
     """Whether a logged name is a metric of the whole validation set in percent or as a share."""
-    return name.startswith('coco/') and name.endswith('_mAP') or name in ('mIoU', 'mAcc', 'aAcc')
+    return (name.startswith('coco/') and name.endswith('_mAP')) or name in ('mIoU', 'mAcc', 'aAcc')
 
 
 def draw_curves(series: Series, path: Path, title: str) -> None:

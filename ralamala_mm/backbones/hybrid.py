@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from ralamala_mm.checkpoints import load_backbone_checkpoint
 from ralamala_mm.errors import OptionError
 from ralamala_mm.ops import RotaryTable, preferred_memory_format
+from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
-from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
 STRIDES = (4, 8, 16, 32)
 LINEAR_STAGES = (0, 1)
@@ -123,7 +123,9 @@ class HybridVisionTransformer(BaseModule):
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(self.extra_norms[str(i)](x))
+                # Contiguous, whatever the format inside: mmcv's RoIAlign reads a channels-last map, and what
+                # convolutions make of one, as if it were not (open-mmlab/mmcv issue 2203).
+                maps.append(self.extra_norms[str(i)](x).contiguous())
             if i < self.out_indices[-1]:
                 x = stage.downsample(x)
         return tuple(maps)

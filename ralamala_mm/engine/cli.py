@@ -13,10 +13,15 @@ from ralamala_mm.errors import UserError
 from .launch import is_main_process
 
 
-def runner_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the config and the options that train and test share, named as in MMDetection."""
+def runner_parser(description: str, config: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the config and the options that train and test share, named as in MMDetection.
+
+    Args:
+        description: what the tool does, for its help.
+        config: the config to take when none is given; None makes it an argument that must be given.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file', nargs='?' if config else None, default=config)
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
     parser.add_argument('--data', metavar='DIR', help='folder of the data set, in place of the config\'s data_root')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',

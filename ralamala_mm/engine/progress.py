@@ -1,6 +1,5 @@
 """A training or test run in one line at a time: where it is, how it does, how long it still takes."""
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -72,9 +71,3 @@ class ProgressHook(Hook):
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
-
-def quieten_console(logger: logging.Logger) -> None:
-    """Leaves warnings alone on the console; the log file keeps everything."""
-    for handler in logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.WARNING)

@@ -1,9 +1,11 @@
 """MMEngine's Runner where it is not dependable enough: loading weights, data that cannot be used, CPU processes."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
@@ -17,6 +19,15 @@ from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 @RUNNERS.register_module()
 class DependableRunner(MMEngineRunner):
     """A Runner that reads checkpoints without running code from them and refuses weights that do not fit."""
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Builds the logger; `quiet_console = True` in the config leaves the console to a progress display."""
+        logger = super().build_logger(*args, **kwargs)
+        if self.cfg.get('quiet_console'):
+            for handler in logger.handlers:
+                if not isinstance(handler, logging.FileHandler):
+                    handler.setLevel(logging.WARNING)
+        return logger
 
     def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False,
                         revise_keys: list | None = None) -> dict:

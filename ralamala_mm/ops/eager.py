@@ -35,7 +35,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> T
 def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """RALA with every factor that belongs to a token pulled out of the sums over channels."""
     q, k, turn = feature_map(q), feature_map(k), torch.complex(*rotary)
-    length, scale = q.shape[-2], q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5
     # α/L is the softmax itself: it weighs the key in both sums, and 1/L needs no pass of its own.
     weights = (k @ (scale * q.mean(dim=-2)).unsqueeze(-1)).softmax(dim=-2)  # [B, N, L, 1]
     normaliser = q @ (k.mT @ weights) + EPSILON  # [B, N, L, 1]

@@ -1,0 +1,180 @@
+"""The arguments and attributes of the backbones, as users of MMDetection and MMSegmentation expect them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ralamala_mm import MALA, RAVLT
+
+BACKBONES = [RAVLT, MALA]
+TINY = dict(embed_dims=[16, 32, 32, 64], depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 4])
+
+
+@pytest.mark.parametrize('backbone_class', BACKBONES)
+@pytest.mark.parametrize('size', [(4, 4), (4, 37), (33, 65), (64, 100)])
+def test_any_image_size(backbone_class: type, size: tuple[int, int]):
+    backbone = backbone_class(TINY).eval()
+    maps = backbone(torch.randn(2, 3, *size))
+    expected = [(2, channels, -(-size[0] // stride), -(-size[1] // stride))
+                for channels, stride in zip(backbone.out_channels, backbone.out_strides, strict=True)]
+    assert [tuple(result.shape) for result in maps] == expected
+    assert all(result.isfinite().all() for result in maps)
+
+
+@pytest.mark.parametrize('backbone_class', BACKBONES)
+def test_out_indices_leave_no_parameter_without_gradient(backbone_class: type):
+    """As plain DDP needs it, for RetinaNet's maps (1, 2, 3) and for fewer stages."""
+    everything = backbone_class(TINY, drop_path_rate=0.0)
+    for out_indices in [(1, 2, 3), (0, 1), (2,), (3, 0)]:
+        backbone = backbone_class(TINY, out_indices=out_indices, drop_path_rate=0.0)
+        assert backbone.out_channels == tuple(TINY['embed_dims'][i] for i in sorted(out_indices))
+        missing = backbone.load_state_dict(everything.state_dict(), strict=False).missing_keys
+        assert not missing
+        image = torch.randn(2, 3, 40, 56)
+        maps = backbone(image)
+        sum(result.square().sum() for result in maps).backward()
+        assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+        all_maps = everything.eval()(image)
+        for result, i in zip(backbone.eval()(image), sorted(out_indices), strict=True):
+            # The running statistics have moved by one step; they are copied for the comparison.
+            assert result.shape == all_maps[i].shape
+
+
+def test_out_indices_select_the_same_maps():
+    everything = RAVLT(TINY).eval()
+    some = RAVLT(TINY, out_indices=(1, 3)).eval()
+    some.load_state_dict(everything.state_dict(), strict=False)
+    image = torch.randn(1, 3, 48, 48)
+    maps = everything(image)
+    for result, expected in zip(some(image), (maps[1], maps[3]), strict=True):
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize('backbone_class', BACKBONES)
+def test_activation_checkpointing_changes_nothing(backbone_class: type):
+    image = torch.randn(2, 3, 40, 56)
+    results = []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        backbone = backbone_class(TINY, with_cp=with_cp, drop_path_rate=0.5).train()
+        torch.manual_seed(2)  # the same paths are dropped
+        maps = backbone(image)
+        sum(result.square().mean() for result in maps).backward()
+        results.append([*maps, *(p.grad for p in backbone.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_frozen_stages():
+    backbone = RAVLT(TINY, frozen_stages=2)
+    assert backbone.train() is backbone
+    frozen = {name.split('.')[0] + '.' + name.split('.')[1] for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {'patch_embed.proj', 'layers.0', 'layers.1', 'extra_norms.0', 'extra_norms.1'}
+    statistics = backbone.patch_embed.proj[1].running_mean.clone()
+    backbone(torch.randn(2, 3, 32, 32))
+    assert torch.equal(backbone.patch_embed.proj[1].running_mean, statistics)
+    assert not RAVLT(TINY, frozen_stages=0).patch_embed.proj[0].weight.requires_grad
+    assert all(p.requires_grad for p in RAVLT(TINY).parameters())
+
+
+def test_norm_eval_keeps_statistics():
+    backbone = MALA(TINY, norm_eval=True).train()
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    assert backbone.layers[0].blocks[0].training
+
+
+def test_norm_cfg():
+    assert isinstance(RAVLT(TINY).patch_embed.proj[1], nn.SyncBatchNorm)
+    backbone = RAVLT(TINY, norm_cfg=dict(type='BN', momentum=0.01, requires_grad=False))
+    assert type(backbone.patch_embed.proj[1]) is nn.BatchNorm2d
+    assert backbone.patch_embed.proj[1].momentum == 0.01
+    assert not backbone.layers[0].downsample.norm.weight.requires_grad
+    with pytest.raises(KeyError, match="norm_cfg type 'Nonsense' is not known"):
+        RAVLT(TINY, norm_cfg=dict(type='Nonsense'))
+
+
+def test_drop_path_rises_linearly_over_all_blocks():
+    backbone = RAVLT('t', drop_path_rate=0.11)
+    rates = [block.drop_path.rate for stage in backbone.layers for block in stage.blocks]
+    assert rates == pytest.approx([0.01 * i for i in range(12)])
+    assert RAVLT('b').layers[3].blocks[-1].drop_path.rate == pytest.approx(0.4)
+
+
+def test_drop_path_keeps_the_expectation():
+    drop_path = RAVLT(TINY, drop_path_rate=0.25).layers[3].blocks[-1].drop_path.train()
+    torch.manual_seed(0)
+    kept = drop_path(torch.ones(20000, 1, 1, 1))
+    assert set(kept.unique().tolist()) == {0.0, pytest.approx(1 / 0.75)}
+    assert kept.mean().item() == pytest.approx(1, abs=0.02)  # 4 standard errors: 4 · √(1/3 / 20000) = 0.016
+
+
+def test_initial_weights():
+    backbone = RAVLT('b')
+    weights = torch.cat([m.weight.flatten() for m in backbone.modules() if isinstance(m, nn.Conv2d)])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.01)
+    assert backbone.layers[2].blocks[0].gamma_1.unique().tolist() == pytest.approx([1e-6])
+    assert backbone.layers[1].blocks[0].gamma_2.unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize('backbone_class', BACKBONES)
+def test_autocast_on_the_cpu(backbone_class: type):
+    backbone = revert_sync_batchnorm(backbone_class('t', drop_path_rate=0.0)).train()
+    image = torch.randn(1, 3, 128, 160)
+    expected = backbone(image)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        maps = backbone(image)
+    sum(result.float().square().mean() for result in maps).backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters())
+    for result, reference in zip(maps, expected, strict=True):
+        # bf16 keeps 8 bits; the error grows with the root of some 60 roundings in a row.
+        assert (result.float() - reference).abs().max() < 60 ** 0.5 * 2 ** -8 * reference.abs().max()
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (dict(arch='xl'), "arch='xl' is not known; choose one of t, s, b, l"),
+    (dict(arch=dict(TINY, width=3)), 'arch does not take width'),
+    (dict(arch=dict(embed_dims=[8] * 4, depths=[1] * 4)), 'arch lacks num_heads'),
+    (dict(arch=dict(TINY, depths=[1, 1])), r'depths must hold 4 values, one per stage, not \(1, 1\)'),
+    (dict(arch=dict(TINY, num_heads=[1, 3, 2, 4])), '32 channels in 3 heads'),
+    (dict(out_indices=(0, 4)), 'out_indices must name stages from 0 to 3'),
+    (dict(out_indices=()), 'out_indices must name stages from 0 to 3'),
+    (dict(frozen_stages=5), 'frozen_stages must lie between -1 and 4, not 5'),
+    (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'either pretrained or init_cfg'),
+])
+def test_wrong_arguments(arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        RAVLT(**dict(dict(arch=TINY), **arguments))
+
+
+def test_the_repr_reads():
+    text = repr(RAVLT('s'))
+    assert text.startswith("RAVLT(arch='s', out_indices=(0, 1, 2, 3), 24.0 M parameters")
+    assert 'stage 2: 9 blocks of softmax_attention, 320 channels, 5 heads, stride 16' in text
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg'])
+def test_registered_under_any_scope(scope: str):
+    for module in dict(mmdet=['mmdet.registry'], mmseg=['mmseg.registry']).get(scope, []):
+        __import__(module)
+    registry = MODELS if scope == 'mmengine' else sys.modules[f'{scope}.registry'].MODELS
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(registry.build(dict(type='RAVLT', arch=TINY))) is RAVLT
+        assert type(registry.build(dict(type='ralamala_mm.MALA', arch=TINY))) is MALA
+
+
+def test_the_import_is_light():
+    code = ('import time, sys, torch, mmengine.model, mmengine.runner; start = time.perf_counter(); import ralamala_mm; '
+            'print(time.perf_counter() - start); '
+            'print([name for name in ("mmdet", "mmseg", "mmcv", "triton", "matplotlib.pyplot") if name in sys.modules])')
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    seconds, heavy = result.stdout.strip().splitlines()[-2:]
+    assert float(seconds) < 1
+    assert 'mmdet' not in heavy
+    assert 'mmseg' not in heavy

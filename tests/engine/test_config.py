@@ -1,0 +1,75 @@
+"""From command-line options to a config."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from ralamala_mm.datasets.walking import datasets_of
+from ralamala_mm.engine import load_config, prepare_config, use_auto_scale_lr, use_resume
+from ralamala_mm.engine.config import set_data_root
+from ralamala_mm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(ROOT)
+    return load_config('configs/maskrcnn_ravlt_t.py')
+
+
+def arguments(**values) -> argparse.Namespace:
+    defaults = dict(config='configs/maskrcnn_ravlt_t.py', cfg_options=None, launcher='none', work_dir=None, data=None)
+    return argparse.Namespace(**{**defaults, **values})
+
+
+def test_the_data_root_moves_everywhere(config: Config):
+    set_data_root(config, '/elsewhere')
+    roots = {mode: dataset.data_root for mode, dataset in datasets_of(config)}
+    assert roots == dict.fromkeys(('train', 'val', 'test'), '/elsewhere/')
+    assert config.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
+    assert config.test_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
+    assert config.train_dataloader.dataset.ann_file == 'annotations/instances_train2017.json'
+
+
+def test_no_workers_and_persistent_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    config = prepare_config(arguments(cfg_options={'train_dataloader.num_workers': 0}))
+    assert config.train_dataloader.persistent_workers is False
+    assert config.val_dataloader.persistent_workers is True
+
+
+@pytest.mark.parametrize(('given', 'expected'), [(None, 'work_dirs/maskrcnn_ravlt_t'), ('/tmp/x', '/tmp/x')])
+def test_work_dir(given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert prepare_config(arguments(work_dir=given)).work_dir == expected
+
+
+def test_resume(config: Config):
+    use_resume(config, None)
+    assert not config.resume
+    use_resume(config, 'auto')
+    assert (config.resume, config.load_from) == (True, None)
+    use_resume(config, 'a.pth')
+    assert (config.resume, config.load_from) == (True, 'a.pth')
+
+
+def test_auto_scale_lr_needs_a_base(config: Config):
+    use_auto_scale_lr(config)
+    assert config.auto_scale_lr.enable
+    del config.auto_scale_lr
+    with pytest.raises(UserError, match='base_batch_size'):
+        use_auto_scale_lr(config)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('model = (', 'is not valid Python'),
+    ("_base_ = './nothing.py'", 'a base of config .* does not exist'),
+])
+def test_broken_configs(text: str, message: str, tmp_path: Path):
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(str(path))

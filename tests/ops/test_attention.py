@@ -1,0 +1,161 @@
+"""The attentions: naive against the quadratic form written out, eager against naive, in every dtype and at odd sizes."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ralamala_mm import ops
+from ralamala_mm.ops import eager, naive
+
+LINEAR = ['rala', 'mala']
+NAMES = [*LINEAR, 'softmax_attention']
+# (batch, heads, head channels, grid height, grid width): odd, single-row, single-token and larger grids.
+SHAPES = [(2, 2, 32, 7, 9), (1, 1, 64, 1, 63), (1, 3, 36, 1, 1), (2, 1, 96, 25, 20)]
+
+
+def make_inputs(batch: int, heads: int, channels: int, height: int, width: int, dtype=torch.float64) -> tuple:
+    """q, k, v `[B, N, L, D]` as strided views of one token-major tensor, as the backbone passes them; rotary; gradient."""
+    generator = torch.Generator().manual_seed(height * width)
+    qkvo = torch.randn(batch, height * width, 4, heads, channels, generator=generator, dtype=torch.float64).to(dtype)
+    grad = torch.randn(batch, heads, height * width, channels, generator=generator, dtype=torch.float64).to(dtype)
+    rotary = ops.rotary_table(height, width, ops.rotary_frequencies(channels))
+    return qkvo, rotary, grad
+
+
+def run(function, qkvo: Tensor, rotary, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and the gradient with respect to q, k, v and the unused fourth part."""
+    qkvo = qkvo.clone().requires_grad_()
+    q, k, v, _ = qkvo.permute(2, 0, 3, 1, 4)
+    out = function(q, k, v, rotary)
+    out.backward(grad.to(out.dtype))
+    return out.detach(), qkvo.grad
+
+
+def error(result: Tensor, reference: Tensor) -> float:
+    """Largest difference, relative to the largest value of the reference."""
+    return ((result.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
+
+
+def quadratic_rala(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
+    """RALA token by token: the L×L scores are formed, with nothing factored out."""
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    length, channels = q.shape[-2:]
+    logits = torch.einsum('bnd,bnjd->bnj', q.mean(-2), k) / math.sqrt(channels)
+    k = k * length * logits.softmax(-1)[..., None]
+    scores = torch.einsum('bnid,bnjd->bnij', turn(q, rotary), turn(k, rotary))
+    normaliser = torch.einsum('bnid,bnjd->bni', q, k) / length + 1e-6
+    return torch.einsum('bnij,bnjd->bnid', scores, v) / length / normaliser[..., None]
+
+
+def quadratic_mala(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
+    """MALA as scores β·φ(q)φ(k)ᵀ − γ, formed as an L×L matrix."""
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    length, channels = q.shape[-2:]
+    turned = torch.einsum('bnid,bnjd->bnij', turn(q, rotary), turn(k, rotary)) / math.sqrt(channels) / length
+    plain = torch.einsum('bnid,bnjd->bnij', q, k) / math.sqrt(channels)
+    z = plain.mean(-1, keepdim=True)
+    scores = turned * (1 + 1 / (z + 1e-6)) - z / length
+    return torch.einsum('bnij,bnjd->bnid', scores, v)
+
+
+def quadratic_softmax(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
+    scores = torch.einsum('bnid,bnjd->bnij', turn(q, rotary), turn(k, rotary)) / math.sqrt(q.shape[-1])
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    return torch.einsum('bnij,bnjd->bnid', weights, v)
+
+
+QUADRATIC = {'rala': quadratic_rala, 'mala': quadratic_mala, 'softmax_attention': quadratic_softmax}
+
+
+def turn(x: Tensor, rotary) -> Tensor:
+    """Each pair of channels of each token multiplied by its own 2×2 rotation matrix."""
+    cos, sin = (table.double() for table in rotary)
+    matrix = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # [L, D/2, 2, 2]
+    return torch.einsum('lpxy,bnlpy->bnlpx', matrix, x.unflatten(-1, (-1, 2))).flatten(-2)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('name', NAMES)
+def test_naive_is_the_quadratic_form(name: str, shape: tuple):
+    inputs = make_inputs(*shape)
+    for result, expected in zip(run(getattr(naive, name), *inputs), run(QUADRATIC[name], *inputs), strict=True):
+        # fp64 sums of at most 500 terms; the rotary tables are fp32 in both.
+        assert error(result, expected) < 1e-12
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('name', NAMES)
+def test_eager_is_as_exact_as_naive_in_fp32(name: str, shape: tuple):
+    exact = run(getattr(naive, name), *make_inputs(*shape))
+    inputs = make_inputs(*shape, dtype=torch.float32)
+    plain, fast = run(getattr(naive, name), *inputs), run(getattr(eager, name), *inputs)
+    for result, baseline, reference in zip(fast, plain, exact, strict=True):
+        # Twice the plain path's own rounding error; the floor is a few units in the last place of fp32.
+        assert error(result, reference) <= 2 * error(baseline, reference) + 8 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('name', NAMES)
+def test_eager_in_half_precision(name: str, shape: tuple, dtype: torch.dtype):
+    qkvo, rotary, grad = make_inputs(*shape, dtype=dtype)
+    exact = run(getattr(naive, name), qkvo.double(), rotary, grad.double())
+    result = run(getattr(eager, name), qkvo, rotary, grad)
+    # The plain formula evaluated wholly in the dtype is what the fast path must not be worse than, times two.
+    low = [x.to(dtype) for x in rotary]
+    baseline = run(QUADRATIC_IN_DTYPE[name], qkvo, low, grad)
+    for value, plain, reference in zip(result, baseline, exact, strict=True):
+        assert value.dtype == dtype
+        assert error(value, reference) <= 2 * error(plain, reference) + torch.finfo(dtype).eps
+
+
+def plain_softmax(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
+    return (naive.rotate(q, rotary) @ naive.rotate(k, rotary).mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+# The linear attentions compute in fp32 inside, so that naive in the same dtype is the baseline.
+QUADRATIC_IN_DTYPE = {'rala': naive.rala, 'mala': naive.mala, 'softmax_attention': plain_softmax}
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('name', LINEAR)
+def test_67200_tokens_stay_finite_and_exact(name: str, dtype: torch.dtype):
+    """Stage 1 of an 800×1344 image, under autocast; sums of 67,200 terms overflow fp16 and swamp bf16 if kept there."""
+    qkvo, rotary, grad = make_inputs(1, 1, 64, 200, 336, dtype=dtype)
+    exact = run(getattr(naive, name), qkvo.double(), rotary, grad.double())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        result = run(getattr(ops, name), qkvo, rotary, grad)
+    for value, reference in zip(result, exact, strict=True):
+        assert value.isfinite().all()
+        # Inputs, outputs and gradients are rounded to the dtype once each; sums in fp32 add L·2⁻²⁴ at worst.
+        assert error(value, reference) < 2 * torch.finfo(dtype).eps + 67200 * 2 ** -24
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_any_strides(name: str):
+    """Channel-major views, as an NCHW projection gives them, mean the same."""
+    qkvo, rotary, grad = make_inputs(2, 2, 32, 5, 7, dtype=torch.float32)
+    q, k, v, _ = qkvo.permute(2, 0, 3, 1, 4)
+    channel_major = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (q, k, v)]
+    expected = getattr(eager, name)(q, k, v, rotary)
+    torch.testing.assert_close(getattr(eager, name)(*channel_major, rotary), expected)
+
+
+def test_the_backend_can_be_forced(monkeypatch: pytest.MonkeyPatch):
+    assert ops.backend_name() == 'eager'
+    monkeypatch.setenv('RALAMALA_BACKEND', 'naive')
+    assert ops.backend_name() == 'naive'
+    monkeypatch.setenv('RALAMALA_BACKEND', 'fastest')
+    with pytest.raises(ValueError, match='RALAMALA_BACKEND=fastest is not available here; choose one of naive, eager'):
+        ops.rala(*make_inputs(1, 1, 32, 2, 2)[0].permute(2, 0, 3, 1, 4)[:3], None)
+
+
+def test_recomputing_changes_no_bit():
+    qkvo, rotary, grad = make_inputs(1, 2, 32, 9, 11, dtype=torch.float32)
+    for name in LINEAR:
+        for kept, recomputed in zip(run(getattr(eager, name), qkvo, rotary, grad),
+                                    run(getattr(ops, name), qkvo, rotary, grad), strict=True):
+            assert torch.equal(kept, recomputed)

@@ -1,0 +1,178 @@
+"""The command lines as a user calls them: on the built-in data, with good input and with bad."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = 'configs/demo/maskrcnn_ravlt_t_shapes.py'
+# Two iterations an epoch, and a backbone of one block per stage: what is tested is the way, not the result.
+SMALL = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+         'test_dataloader.num_workers=0', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def trained(call: Callable, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of one epoch of training."""
+    work_dir = tmp_path_factory.mktemp('work')
+    result = call('python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', work_dir, *SMALL)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return work_dir
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.parent.parent.name)
+    return [json.loads(line) for line in newest.read_text().splitlines()]
+
+
+def test_training_leaves_what_it_should(trained: Path):
+    assert (trained / 'epoch_1.pth').exists()
+    assert (trained / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    entries = scalars(trained)
+    assert len([entry for entry in entries if 'loss' in entry]) == 3  # 12 pictures in batches of 4
+    assert any('coco/bbox_mAP' in entry and 'coco/segm_mAP' in entry for entry in entries)
+
+
+def test_resume_goes_on(trained: Path, call: Callable, shapes_root: Path):
+    options = [option.replace('max_epochs=1', 'max_epochs=2') for option in SMALL]
+    result = call('python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', trained, '--resume',
+                  '--no-validate', *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'resumed epoch: 1, iter: 3' in result.stdout
+    assert (trained / 'epoch_2.pth').exists()
+    epochs = [entry['epoch'] for entry in scalars(trained) if 'loss' in entry]
+    assert epochs == [2, 2, 2]
+
+
+def test_evaluation(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
+    result = call('python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', '--data', shapes_root, '--work-dir', tmp_path,
+                  '--show-dir', 'drawn', '--out', tmp_path / 'predictions.pkl', *SMALL)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count('Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all') == 2  # boxes and masks
+    assert len(list(tmp_path.glob('*/drawn/*.png'))) == 4
+    assert (tmp_path / 'predictions.pkl').stat().st_size > 0
+
+
+def test_test_time_augmentation(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
+    result = call('python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', '--data', shapes_root, '--work-dir', tmp_path,
+                  '--tta', *SMALL)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'bbox_mAP_copypaste' in result.stdout
+
+
+def test_two_processes_over_gloo(call: Callable, shapes_root: Path, tmp_path: Path):
+    result = call(ROOT / 'tools' / 'dist_train.sh', ROOT / CONFIG, 2, '--data', shapes_root, '--work-dir', tmp_path / 'a b',
+                  *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    entries = scalars(tmp_path / 'a b')
+    # Two processes with 4 pictures each see the 12 in two steps; the 4 of the validation are counted once.
+    assert len([entry for entry in entries if 'loss' in entry]) == 2
+    assert any('coco/bbox_mAP' in entry for entry in entries)
+    checkpoint = tmp_path / 'a b' / 'epoch_1.pth'
+    alone = call('python', 'tools/test.py', CONFIG, checkpoint, '--data', shapes_root, '--work-dir', tmp_path / 'one', *SMALL)
+    together = call(ROOT / 'tools' / 'dist_test.sh', ROOT / CONFIG, checkpoint, 2, '--data', shapes_root,
+                    '--work-dir', tmp_path / 'two', *SMALL, cwd=tmp_path)
+    pattern = r'bbox_mAP_copypaste: (.*)'
+    assert re.search(pattern, alone.stdout).group(1) == re.search(pattern, together.stdout).group(1)
+
+
+def broken(shapes_root: Path, tmp_path: Path, name: str, content: bytes | None) -> Path:
+    """A copy of the data whose file `name` has other content, or is missing."""
+    import shutil
+
+    root = tmp_path / 'shapes'
+    shutil.copytree(shapes_root, root)
+    if content is None:
+        (root / name).unlink()
+    else:
+        (root / name).write_bytes(content)
+    return root
+
+
+def fails(call: Callable, message: str, *command: object, **keywords) -> None:
+    """Asserts that a command ends in one sentence and a non-zero exit, without frames."""
+    result = call(*command, **keywords)
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1, result.stderr[-3000:]
+    assert re.search(message, errors[0]), errors[0]
+    assert 'Traceback' not in result.stderr, result.stderr[-3000:]
+
+
+def test_a_config_that_is_not_there(call: Callable):
+    fails(call, r'config configs/maskrcn_ravlt_s.py does not exist; did you mean .*configs/maskrcnn_ravlt_s.py',
+          'python', 'tools/train.py', 'configs/maskrcn_ravlt_s.py')
+
+
+def test_traceback_shows_the_frames(call: Callable):
+    result = call('python', 'tools/train.py', 'configs/nothing.py', '--traceback')
+    assert result.returncode != 0
+    assert 'Traceback' in result.stderr
+
+
+def test_a_data_root_that_is_not_there(call: Callable, tmp_path: Path):
+    fails(call, r'folder .*nowhere/ does not exist: --data DIR sets the folder',
+          'python', 'tools/train.py', 'configs/maskrcnn_mala_t.py', '--data', tmp_path / 'nowhere')
+    fails(call, r'data/coco/ does not exist.*COCO 2017 can be had from https://cocodataset.org',
+          'python', ROOT / 'tools/train.py', ROOT / 'configs/maskrcnn_mala_t.py', cwd=tmp_path)
+
+
+def test_an_annotation_file_that_is_not_there(call: Callable, shapes_root: Path, tmp_path: Path):
+    root = broken(shapes_root, tmp_path, 'annotations/instances_train.json', None)
+    fails(call, r'annotation file .*instances_train.json does not exist: train_dataloader.dataset.ann_file',
+          'python', 'tools/train.py', CONFIG, '--data', root, '--work-dir', tmp_path / 'w')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'', 'is empty'),
+    (b'{"images": [', 'is not valid JSON'),
+    (b'[]', 'holds a list'),
+    (b'{"images": [], "annotations": []}', 'has no list "categories"'),
+    (b'{"images": [{"id": 0, "file_name": "00000.png", "height": 128, "width": 128}], "annotations": [], '
+     b'"categories": [{"id": 1, "name": "circle"}]}', 'has no instances'),
+])
+def test_annotations_that_cannot_be_used(call: Callable, shapes_root: Path, tmp_path: Path, content: bytes, message: str):
+    root = broken(shapes_root, tmp_path, 'annotations/instances_train.json', content)
+    fails(call, message, 'python', 'tools/train.py', CONFIG, '--data', root, '--work-dir', tmp_path / 'w', *SMALL)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(('cut', 'message'), [(None, 'does not exist'), (0, 'is empty'), (5000, 'damaged or cut short')])
+def test_an_image_that_cannot_be_read(call: Callable, shapes_root: Path, tmp_path: Path, cut: int | None, message: str,
+                                      workers: int):
+    content = None if cut is None else (shapes_root / 'train/00007.png').read_bytes()[:cut]
+    root = broken(shapes_root, tmp_path, 'train/00007.png', content)
+    options = [option.replace('train_dataloader.num_workers=0', f'train_dataloader.num_workers={workers}') for option in SMALL]
+    fails(call, f'00007.png {message}|00007.png is {message}',
+          'python', 'tools/train.py', CONFIG, '--data', root, '--work-dir', tmp_path / 'w', *options)
+
+
+def test_checkpoints_that_do_not_fit(call: Callable, shapes_root: Path, tmp_path: Path):
+    test = ['python', 'tools/test.py', CONFIG]
+    options = ['--data', shapes_root, '--work-dir', tmp_path / 'w', *SMALL]
+    fails(call, 'nothing.pth does not exist', *test, tmp_path / 'nothing.pth', *options)
+    (tmp_path / 'empty.pth').touch()
+    fails(call, 'empty.pth is empty', *test, tmp_path / 'empty.pth', *options)
+    (tmp_path / 'text.pth').write_text('weights')
+    fails(call, 'text.pth is not a PyTorch checkpoint', *test, tmp_path / 'text.pth', *options)
+    from ralamala_mm import RAVLT
+
+    weights = {f'backbone.{key}': value for key, value in RAVLT('s').state_dict().items()}
+    torch.save({'state_dict': weights}, tmp_path / 'other.pth')
+    fails(call, 'other.pth does not fit MaskRCNN: it looks like RAVLT or MALA of size s', *test, tmp_path / 'other.pth', *options)
+
+
+def test_options_that_the_machine_cannot_serve(call: Callable, shapes_root: Path, tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip('needs a machine without a GPU')
+    fails(call, '--amp needs a GPU', 'python', 'tools/train.py', CONFIG, '--data', shapes_root, '--amp')
+    fails(call, '4096 GPUs were asked for', ROOT / 'tools' / 'dist_train.sh', CONFIG, 4096)
+    fails(call, "arch='xl' is not known", 'python', 'tools/train.py', CONFIG, '--data', shapes_root,
+          '--work-dir', tmp_path / 'w', *SMALL, 'model.backbone.arch=xl')
+    fails(call, 'written to a .pkl file', 'python', 'tools/test.py', CONFIG, 'a.pth', '--data', shapes_root, '--out', 'a.json')
