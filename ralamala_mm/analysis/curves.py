@@ -22,7 +22,7 @@ def read_scalars(work_dir: Path) -> Series:
     for line in files[-1].read_text().splitlines():
         entry = json.loads(line)
         # A validation entry counts epochs; it belongs to the training iteration before it.
-        step = entry['iter'] if 'iter' in entry else step
+        step = entry.get('iter', step)
         for name, value in entry.items():
             if isinstance(value, int | float):
                 series.setdefault(name, []).append((step, value))

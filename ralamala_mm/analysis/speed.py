@@ -66,12 +66,11 @@ def _measure_here(task: Task, sender) -> None:
     image = torch.rand(task.shape, device=task.device)
     backward = task.mode == 'forward+backward'
     backbone.train(backward)
+    autocast_dtype = None if task.dtype == 'float32' else getattr(torch, task.dtype)
 
     def run() -> None:
-        low = task.dtype != 'float32'
-        with torch.autocast(task.device, getattr(torch, task.dtype) if low else None, enabled=low), torch.set_grad_enabled(backward):
-            maps = backbone(image)
-            loss = sum(result.float().mean() for result in maps)
+        with torch.autocast(task.device, autocast_dtype, enabled=autocast_dtype is not None), torch.set_grad_enabled(backward):
+            loss = sum(result.float().mean() for result in backbone(image))
         if backward:
             loss.backward()
             backbone.zero_grad()
@@ -131,12 +130,13 @@ def as_json(results: list[tuple[Task, Measurement]]) -> str:
 def as_table(results: list[tuple[Task, Measurement]]) -> str:
     """A Markdown table with the ratio of each path to the naive one."""
     lines = [', '.join(f'{name} {value}' for name, value in machine().items()), '',
-             '| backbone | input | dtype | mode | path | seconds, median (fastest–slowest) | peak GB | time / naive | memory / naive |',
+             '| backbone | input | dtype | mode | path | seconds: median (range) | peak GB | time / naive | memory / naive |',
              '|-|-|-|-|-|-|-|-|-|']
     naive = {task.mode: measurement for task, measurement in results if task.path == 'naive'}
     for task, m in results:
         base = naive[task.mode]
-        lines.append(f'| {task.backbone.upper()}-{task.arch.upper()} | {"×".join(map(str, task.shape))} | {task.dtype} | {task.mode} '
-                     f'| {task.path} | {m.median:.3f} ({m.fastest:.3f}–{m.slowest:.3f}) | {m.peak_memory / 1e9:.2f} '
+        name, shape = f'{task.backbone.upper()}-{task.arch.upper()}', '×'.join(map(str, task.shape))
+        lines.append(f'| {name} | {shape} | {task.dtype} | {task.mode} | {task.path} '
+                     f'| {m.median:.3f} ({m.fastest:.3f}–{m.slowest:.3f}) | {m.peak_memory / 1e9:.2f} '
                      f'| {m.median / base.median:.2f} | {m.peak_memory / base.peak_memory:.2f} |')
     return '\n'.join(lines)

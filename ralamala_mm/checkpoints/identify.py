@@ -41,4 +41,4 @@ def describe(weights: Mapping[str, Tensor]) -> str:
         return f'{family}-{size.upper()}' if family else f'RAVLT or MALA of size {size}'
     if any(re.match(r'layers\.\d+\.blocks\.\d+\.gamma_1$', key) for key in weights):
         return f'a {family or "RAVLT or MALA"} of no published size'
-    return f'another model (its first keys are {", ".join(list(weights)[:3])})'
+    return f'another model (its keys begin with {", ".join(list(weights)[:3])})'

@@ -38,7 +38,7 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.resized)
 
     def __str__(self) -> str:
-        lines = [f'Loaded {self.location}, {self.description}: {self.matched} of {self.total} entries matched.']
+        lines = [f'Loaded {self.location} ({self.description}): {self.matched} of {self.total} entries matched.']
         for text, keys in [('  starting fresh, as expected: ', self.fresh), ('  not used, as expected: ', self.unused),
                            ('  WARNING: missing in the file: ', self.missing),
                            ('  WARNING: not known to the model: ', self.unexpected),

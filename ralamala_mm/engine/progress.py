@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -25,7 +26,7 @@ class ProgressHook(Hook):
         self.rewrites = sys.stdout.isatty()
         self._last = 0.0
         self._begun = (0, 0.0)  # iteration and time at which the present stretch began
-        self._paused = 0.0
+        self._evaluation_begun = 0.0
 
     def before_train(self, runner: Runner) -> None:
         self._begun = (runner.iter, time.monotonic())
@@ -58,6 +59,8 @@ class ProgressHook(Hook):
         self._show(f'  evaluating {done}/{total}, {_clock(left)} left', False)
 
     def _show(self, text: str, important: bool) -> None:
+        if not is_main_process():
+            return
         now = time.monotonic()
         if self.rewrites:
             if important or now - self._last > 0.2:

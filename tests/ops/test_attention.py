@@ -137,7 +137,7 @@ def test_67200_tokens_stay_finite_and_exact(name: str, dtype: torch.dtype):
 @pytest.mark.parametrize('name', NAMES)
 def test_any_strides(name: str):
     """Channel-major views, as an NCHW projection gives them, mean the same."""
-    qkvo, rotary, grad = make_inputs(2, 2, 32, 5, 7, dtype=torch.float32)
+    qkvo, rotary, _ = make_inputs(2, 2, 32, 5, 7, dtype=torch.float32)
     q, k, v, _ = qkvo.permute(2, 0, 3, 1, 4)
     channel_major = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (q, k, v)]
     expected = getattr(eager, name)(q, k, v, rotary)
