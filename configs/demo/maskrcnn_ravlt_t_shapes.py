@@ -8,14 +8,15 @@ width = 64
 norm_cfg = dict(type='SyncBN')
 model = dict(
     backbone=dict(type='RAVLT', arch='t', drop_path_rate=0.0),
-    neck=dict(in_channels=_base_.embed_dims, out_channels=width, norm_cfg=norm_cfg),
-    # Anchors from 16 to 256 pixels: the shapes are 20 to 60 pixels large.
-    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
+    neck=dict(in_channels=_base_.embed_dims, out_channels=width, num_outs=4, norm_cfg=norm_cfg),
+    # Anchors of 16, 23, 32, 45, … pixels, half an octave apart: the shapes are 30 to 65 pixels large.
+    rpn_head=dict(in_channels=width, feat_channels=width,
+                  anchor_generator=dict(scales=[4, 4 * 2 ** 0.5], strides=[4, 8, 16, 32])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width),
+        bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=width),
         bbox_head=dict(type='Shared4Conv1FCBBoxHead', in_channels=width, conv_out_channels=width, fc_out_channels=256,
                        norm_cfg=norm_cfg, num_classes=_base_.num_classes),
-        mask_roi_extractor=dict(out_channels=width),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=width),
         mask_head=dict(num_convs=2, in_channels=width, conv_out_channels=width, norm_cfg=norm_cfg,
                        num_classes=_base_.num_classes)),
     train_cfg=dict(
@@ -27,7 +28,7 @@ model = dict(
 train_dataloader = dict(batch_size=4)
 epochs = 4
 train_cfg = dict(max_epochs=epochs)
-optim_wrapper = dict(optimizer=dict(lr=6e-4), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=6e-4, fused=True), clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=epochs, eta_min=1e-6, convert_to_iter_based=True),

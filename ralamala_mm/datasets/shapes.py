@@ -63,13 +63,13 @@ def texture(rng: Generator, size: int, contrast: float) -> np.ndarray:
 
 
 def make_scene(seed: tuple[int, ...], size: int) -> Scene:
-    """Draws two to six shapes over one another."""
+    """Draws two to five shapes over one another."""
     rng = np.random.default_rng(seed)
     image = texture(rng, size, contrast=22)
     placed: list[tuple[int, np.ndarray, int]] = []  # label, visible mask, area when drawn
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(2, 6)):
         label = int(rng.integers(len(CATEGORIES)))
-        radius = rng.uniform(0.09, 0.24) * size
+        radius = rng.uniform(0.13, 0.26) * size
         mask = draw_mask(CATEGORIES[label], size, rng.uniform(0.1, 0.9, 2) * size, radius, rng.uniform(0, 2 * np.pi))
         remaining = [(kind, visible & ~mask, area) for kind, visible, area in placed]
         if not mask.any() or any(visible.sum() < MIN_VISIBLE * area for _, visible, area in remaining):

@@ -1,0 +1,79 @@
+"""The README's commands and code do what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / 'README.md').read_text()
+BLOCKS = re.findall(r'```(\w+)\n(.*?)```', README, re.DOTALL)
+
+
+def code(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def test_there_are_blocks_to_check():
+    assert len(code('sh')) >= 3
+    assert len(code('python')) == 2
+
+
+@pytest.mark.parametrize('command', sorted(set(re.findall(r'(tools/\S+\.(?:py|sh)|configs/\w+\.py|docs/\w+\.md)', README))))
+def test_named_files_exist(command: str):
+    assert (ROOT / command).exists()
+
+
+def test_options_exist():
+    """Every option of a shown train or test command is known to the tool."""
+    lines = [line.split('#')[0] for block in code('sh') for line in block.splitlines()]
+    shown = [(script, line) for line in lines for script in ('train.py', 'test.py', 'dist_train.sh') if f'tools/{script}' in line]
+    assert len(shown) >= 5
+    help_texts = {}
+    for script, line in shown:
+        tool = 'test.py' if script == 'test.py' else 'train.py'
+        if tool not in help_texts:
+            command = [sys.executable, f'tools/{tool}', '--help']
+            help_texts[tool] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for option in re.findall(r'--[\w-]+', line):
+            assert option in help_texts[tool], line
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / 'Makefile').read_text()
+    targets = set(re.findall(r'make (\w+)', '\n'.join(code('sh'))))
+    assert {'demo', 'test', 'install'} <= targets
+    for target in targets:
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE)
+
+
+def test_the_config_of_your_own(tmp_path: Path):
+    from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
+
+    from ralamala_mm.engine import load_config
+
+    (config_text,) = [text for text in code('python') if '_base_' in text]
+    path = tmp_path / 'config.py'
+    path.write_text(config_text)
+    config = load_config(str(path))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config.model)
+    assert type(model.backbone).__name__ == 'RAVLT'
+    assert 'depth' not in config.model.backbone
+
+
+def test_the_plain_example():
+    (example,) = [text for text in code('python') if '_base_' not in text]
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', example], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '(128, 256, 512) (8, 16, 32)' in result.stdout
+    assert '(1, 512, 15, 20)' in result.stdout
+
+
+def test_channels_are_those_of_the_sizes():
+    from ralamala_mm.variants import VARIANTS
+
+    for arch, variant in VARIANTS.items():
+        assert f'{arch} {" ".join(map(str, variant.embed_dims))}' in README
