@@ -12,8 +12,9 @@ from ralamala_mm.errors import UserError
 
 from .walking import replace_transforms
 
-# OpenCV fills what a cut-short file lacks with grey and only prints a warning; these end a whole file.
-_END_MARKERS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
+# OpenCV fills what a cut-short file lacks with grey and only prints a warning; the second ends a whole file. A JPEG's
+# thumbnail, in its first 64 KiB, ends with the same marker, so that the shortcut is for files beyond that size.
+_END_MARKERS = {b'\xff\xd8': (b'\xff\xd9', 128 * 1024), b'\x89PNG': (b'IEND', 0)}
 _TAIL = 4096  # bytes; cameras append data after the end
 
 
@@ -43,8 +44,8 @@ def check_image(content: bytes, path: str) -> None:
     """
     if not content:
         raise UserError(f'image {path} is empty')
-    for start, end in _END_MARKERS.items():
-        if content.startswith(start) and end in content[-_TAIL:]:
+    for start, (end, smallest) in _END_MARKERS.items():
+        if content.startswith(start) and len(content) >= smallest and end in content[-_TAIL:]:
             return
     try:  # other formats, and files with much appended: slower, but certain
         Image.open(io.BytesIO(content)).load()

@@ -59,7 +59,7 @@ def test_resume(config: Config):
 def test_auto_scale_lr_needs_a_base(config: Config):
     use_auto_scale_lr(config)
     assert config.auto_scale_lr.enable
-    del config.auto_scale_lr
+    config.auto_scale_lr = {}
     with pytest.raises(UserError, match='base_batch_size'):
         use_auto_scale_lr(config)
 
