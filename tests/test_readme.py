@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```(\w+)\n(.*?)```', README, re.DOTALL)
@@ -21,9 +19,10 @@ def test_there_are_blocks_to_check():
     assert len(code('python')) == 2
 
 
-@pytest.mark.parametrize('command', sorted(set(re.findall(r'(tools/\S+\.(?:py|sh)|configs/\w+\.py|docs/\w+\.md)', README))))
-def test_named_files_exist(command: str):
-    assert (ROOT / command).exists()
+def test_named_files_exist():
+    names = set(re.findall(r'(?<!\w)(tools/\S+\.(?:py|sh)|configs/\w+\.py|docs/\w+\.md)', README))
+    assert len(names) >= 5
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_options_exist():

@@ -1,19 +1,17 @@
 """A checkpoint file, from wherever, into memory, without running code that it may hold."""
 
-import argparse
 import difflib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy
-import torch
 from mmengine.fileio import get_file_backend
-from mmengine.logging import HistoryBuffer
 from mmengine.utils.dl_utils import load_url
 from torch import Tensor
 
 from ralamala_mm.errors import UserError
+
+from .safety import load_safely, refused_name
 
 StateDict = dict[str, Tensor]
 
@@ -21,26 +19,6 @@ StateDict = dict[str, Tensor]
 _WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema')
 # Put in front of every key by DataParallel, torch.compile and EMA wrappers.
 _WRAPPER_PREFIXES = ('module.', '_orig_mod.')
-
-
-def _allow_plain_types() -> None:
-    """Lets torch's safe loading read what MMEngine's own checkpoints and the authors' files hold beside tensors.
-
-    Without it MMEngine 0.10.7 cannot resume its own checkpoints on torch >= 2.6
-    (open-mmlab/mmengine issue 1641). All of these are plain data: reading them calls nothing.
-    """
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
-        return
-    multiarray = numpy.core.multiarray if numpy.lib.NumpyVersion(numpy.__version__) < '2.0.0' else numpy._core.multiarray
-    dtypes = [type(numpy.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
-    torch.serialization.add_safe_globals([
-        HistoryBuffer, argparse.Namespace, numpy.ndarray, numpy.dtype, *dtypes, multiarray._reconstruct, multiarray.scalar,
-        # numpy 1 and 2 name the same functions by different paths; a file may come from either.
-        (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'), (multiarray.scalar, 'numpy.core.multiarray.scalar'),
-    ])
-
-
-_allow_plain_types()
 
 
 def near_names(path: Path, pattern: str = '*') -> str:
@@ -88,23 +66,17 @@ def _read_file(path: Path, location: str) -> Mapping:
     if start.startswith(b'version https://git-lfs'):
         raise UserError(f'checkpoint {location} is a git-lfs pointer, not the weights themselves; run git lfs pull')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        content = load_safely(path)
     except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'Unsupported class' in str(error):
-            raise UserError(f'checkpoint {location} holds more than data and could run code when read, so it is refused: '
-                            f'{_refused_name(str(error))}') from error
+        if name := refused_name(error):
+            raise UserError(f'checkpoint {location} holds more than data and could run code when read, so it is refused '
+                            f'({name})') from error
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint') from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError, UnicodeDecodeError) as error:
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error
     if not isinstance(content, Mapping):
         raise UserError(f'checkpoint {location} holds a {type(content).__name__}, not a state dict')
     return content
-
-
-def _refused_name(message: str) -> str:
-    """The type that torch refused, out of its long message."""
-    after = message.partition('GLOBAL ')[2]
-    return after.split()[0] if after else 'an unknown type'
 
 
 def find_weights(content: Mapping, location: str) -> StateDict:

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 CATEGORIES = ('circle', 'square', 'triangle', 'star')
 MIN_VISIBLE = 0.4  # share of a shape that must stay in sight; more covered ones are left out of the scene
+MIN_COLOUR_DISTANCE = 80  # of 255, between a shape and the background, so that every shape can be seen
 SUPERSAMPLING = 4  # masks are drawn this many times larger and thresholded at half coverage
 SPLIT_SEEDS = {'train': 0, 'val': 1}
 
@@ -53,19 +54,28 @@ def draw_mask(category: str, size: int, centre: np.ndarray, radius: float, angle
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) >= 128
 
 
-def texture(rng: Generator, size: int, contrast: float) -> np.ndarray:
+def pick_colour(rng: Generator, away_from: np.ndarray | None = None) -> np.ndarray:
+    """Three channels; at least one differs clearly from the colour `away_from`."""
+    while True:
+        colour = rng.uniform(30, 225, 3)
+        if away_from is None or np.abs(colour - away_from).max() >= MIN_COLOUR_DISTANCE:
+            return colour
+
+
+def texture(rng: Generator, size: int, colour: np.ndarray, contrast: float) -> np.ndarray:
     """Float `[size, size, 3]`: a colour with stripes of random direction and grain over it."""
     y, x = np.mgrid[:size, :size] / size
     direction, frequency = rng.uniform(0, np.pi), rng.uniform(2, 10)
     stripes = np.sin(2 * np.pi * frequency * (x * np.cos(direction) + y * np.sin(direction)) + rng.uniform(0, 2 * np.pi))
     grain = cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), 1.5) * 2
-    return rng.uniform(40, 215, 3) + contrast * (stripes + grain)[:, :, None] * rng.uniform(0.4, 1, 3)
+    return colour + contrast * (stripes + grain)[:, :, None] * rng.uniform(0.4, 1, 3)
 
 
 def make_scene(seed: tuple[int, ...], size: int) -> Scene:
     """Draws two to five shapes over one another."""
     rng = np.random.default_rng(seed)
-    image = texture(rng, size, contrast=22)
+    background = pick_colour(rng)
+    image = texture(rng, size, background, contrast=22)
     placed: list[tuple[int, np.ndarray, int]] = []  # label, visible mask, area when drawn
     for _ in range(rng.integers(2, 6)):
         label = int(rng.integers(len(CATEGORIES)))
@@ -75,7 +85,7 @@ def make_scene(seed: tuple[int, ...], size: int) -> Scene:
         if not mask.any() or any(visible.sum() < MIN_VISIBLE * area for _, visible, area in remaining):
             continue
         placed = [*remaining, (label, mask, int(mask.sum()))]
-        image = np.where(mask[:, :, None], texture(rng, size, contrast=14), image)
+        image = np.where(mask[:, :, None], texture(rng, size, pick_colour(rng, background), contrast=14), image)
     image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
     return Scene(image, [label for label, _, _ in placed], [visible for _, visible, _ in placed])
 

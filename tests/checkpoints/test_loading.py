@@ -2,15 +2,20 @@
 
 import argparse
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import reference_state
+from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from ralamala_mm import MALA, RAVLT
 from ralamala_mm.checkpoints import load_backbone_checkpoint
+from ralamala_mm.checkpoints.safety import load_safely, load_with_restricted_pickle
 from ralamala_mm.errors import UserError
 
 
@@ -166,3 +171,39 @@ def test_another_size_is_named(weights: dict, tmp_path: Path):
 def test_the_other_backbone_is_named(imagenet: dict, tmp_path: Path):
     with pytest.raises(UserError, match=r"does not fit MALA\(arch='t'\): it looks like RAVLT-T"):
         load_backbone_checkpoint(MALA('t'), write(tmp_path, imagenet))
+
+
+def mmengine_checkpoint() -> dict:
+    """What MMEngine saves beside the weights: histories, numpy scalars and arrays."""
+    history = HistoryBuffer()
+    history.update(0.5)
+    return {'state_dict': OrderedDict(weight=torch.ones(2)), 'meta': {'epoch': 1, 'seed': np.int64(3)},
+            'message_hub': {'log_scalars': OrderedDict(loss=history), 'runtime_info': {'map': np.float32(0.25)}}}
+
+
+@pytest.mark.parametrize('load', [load_safely, load_with_restricted_pickle])
+def test_mmengine_checkpoints_are_data(load: Callable, tmp_path: Path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(mmengine_checkpoint(), path)
+    content = load(path)
+    assert content['message_hub']['log_scalars']['loss'].current() == 0.5
+    assert content['meta']['seed'] == 3
+    assert content['message_hub']['runtime_info']['map'] == np.float32(0.25)
+    assert torch.equal(content['state_dict']['weight'], torch.ones(2))
+
+
+class UsesGetattr:
+    """Reaches for an attribute of something else by the function that histories need."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
+
+
+@pytest.mark.parametrize('load', [load_safely, load_with_restricted_pickle])
+def test_refused_by_either_way_of_loading(load: Callable, tmp_path: Path):
+    target, path = tmp_path / 'executed', tmp_path / 'a.pth'
+    for content in ({'meta': Malicious(target)}, {'meta': UsesGetattr()}):
+        torch.save(content, path)
+        with pytest.raises(pickle.UnpicklingError):
+            load(path)
+    assert not target.exists()
