@@ -4,9 +4,10 @@ import difflib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlparse
 
+import torch
 from mmengine.fileio import get_file_backend
-from mmengine.utils.dl_utils import load_url
 from torch import Tensor
 
 from ralamala_mm.errors import UserError
@@ -39,19 +40,24 @@ def read_checkpoint(location: str) -> Mapping:
         UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
     """
     if location.startswith(('http://', 'https://')):
-        return _download(location)
+        return _read_file(_download(location), location)
     if '://' in location:
         with get_file_backend(location).get_local_path(location) as path:
             return _read_file(Path(path), location)
     return _read_file(Path(location), location)
 
 
-def _download(url: str) -> Mapping:
-    try:
-        return load_url(url, map_location='cpu', progress=True, weights_only=True)
-    except OSError as error:
-        raise UserError(f'{url} could not be downloaded ({error}): download it where there is a network and give its path '
-                        'instead, --cfg-options model.backbone.init_cfg.checkpoint=PATH') from error
+def _download(url: str) -> Path:
+    """Fetches a file into PyTorch's cache, unless it is there; moved into place whole, so that processes may race."""
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=True)
+        except OSError as error:
+            raise UserError(f'{url} could not be downloaded ({error}): fetch it where there is a network, and give the path '
+                            'of the file instead') from error
+    return path
 
 
 def _read_file(path: Path, location: str) -> Mapping:

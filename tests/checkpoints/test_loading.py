@@ -160,6 +160,22 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path):
         load_backbone_checkpoint(RAVLT('t'), str(tmp_path / 'RAVLT_S.pth'))
 
 
+def test_a_url_is_fetched_once(weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'cache'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, path, progress: torch.save(weights, path))
+    url = 'https://example.invalid/RAVLT_T.pth?download=true'
+    assert load_backbone_checkpoint(RAVLT('t'), url).is_clean
+    assert (tmp_path / 'cache/checkpoints/RAVLT_T.pth').exists()
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', None)
+    assert load_backbone_checkpoint(RAVLT('t'), url).is_clean
+
+
+def test_a_url_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    with pytest.raises(UserError, match=r'could not be downloaded .* give the path of the file instead'):
+        load_backbone_checkpoint(RAVLT('t'), 'http://127.0.0.1:9/RAVLT_T.pth')
+
+
 def test_another_size_is_named(weights: dict, tmp_path: Path):
     backbone = RAVLT('b')
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
