@@ -13,7 +13,7 @@ from ralamala_mm.datasets import check_paths
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import build_runner, prepare_config, run, runner_parser
 
-TRAIN_PICTURES, VAL_PICTURES = 800, 100
+TRAIN_PICTURES, VAL_PICTURES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
 

@@ -8,7 +8,7 @@ from ralamala_mm.datasets.shapes import make_shapes
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='Make the built-in data set of shapes.')
     parser.add_argument('root', nargs='?', type=Path, default=Path('data/shapes'), help='folder to write to')
-    parser.add_argument('--train', type=int, default=800, help='training pictures')
+    parser.add_argument('--train', type=int, default=1000, help='training pictures')
     parser.add_argument('--val', type=int, default=100, help='validation pictures')
     parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0, help='another seed gives other pictures')

@@ -2,7 +2,7 @@
 _base_ = ['../_base_/models/maskrcnn.py', '../_base_/datasets/shapes_instance.py', '../_base_/schedules/1x.py',
           '../_base_/runtime/detection.py', '../_base_/variants/t.py']
 
-# A quarter of the width of COCO's heads and 48 instead of 512 regions per picture, as there are four classes and at
+# A quarter of the width of COCO's heads and 32 instead of 512 regions per picture, as there are four classes and at
 # most six objects; batch norm in the heads, as nothing is pretrained.
 width = 64
 norm_cfg = dict(type='SyncBN')
@@ -22,7 +22,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(assigner=dict(pos_iou_thr=0.6), sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48))),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
 
 train_dataloader = dict(batch_size=4)
@@ -34,3 +34,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=epochs, eta_min=1e-6, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
+randomness = dict(seed=0)

@@ -1,6 +1,7 @@
 """What the command lines have in common: shared options, and errors told in one sentence."""
 
 import argparse
+import multiprocessing
 import os
 import sys
 import warnings
@@ -33,6 +34,18 @@ def runner_parser(description: str, config: str | None = None) -> argparse.Argum
     return parser
 
 
+def _exit_at_once(code: int) -> None:
+    """Ends this process and its data loader workers.
+
+    Not by sys.exit: after an error in one rank the others may be waiting, and threads of gloo keep Python alive. Workers
+    are ended by hand, as one that still has a batch to hand over would wait for ever.
+    """
+    sys.stdout.flush()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
+
+
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1."""
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -46,9 +59,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if is_main_process():
             print(f'error: {error.sentence}.' if error.sentence[-1] not in '.?' else f'error: {error.sentence}',
                   file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        # Not sys.exit: after an error in one rank the others may be waiting, and threads of gloo keep Python alive.
-        os._exit(1)
+        _exit_at_once(1)
     except KeyboardInterrupt:
         print('interrupted; train.py --resume goes on from the last checkpoint', file=sys.stderr)
         sys.exit(130)

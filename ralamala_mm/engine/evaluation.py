@@ -42,8 +42,10 @@ def use_test_time_augmentation(config: Config) -> None:
     """`--tta`: the config's own augmentation; detectors without one are tested flipped and not, merged by NMS.
 
     Raises:
-        UserError: a segmentation config without one.
+        UserError: a segmentation config without one, or a detector with masks, which MMDetection cannot merge.
     """
+    if config.model.get('roi_head', {}).get('mask_head') or config.model.get('mask_head'):
+        raise UserError('--tta: MMDetection merges boxes, but not masks; test this model without it')
     if is_segmentation(config) and ('tta_model' not in config or 'tta_pipeline' not in config):
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     (dataset,) = leaf_datasets(config.test_dataloader.dataset)

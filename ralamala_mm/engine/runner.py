@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
@@ -38,7 +38,9 @@ class DependableRunner(MMEngineRunner):
         """
         checkpoint = dict(read_checkpoint(filename))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         fine_tuning = self._train_loop is not None and not self._resume
         report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning)
         self._has_loaded = True

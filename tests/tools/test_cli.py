@@ -60,8 +60,15 @@ def test_evaluation(trained: Path, call: Callable, shapes_root: Path, tmp_path: 
 
 
 def test_test_time_augmentation(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
-    result = call('python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', '--data', shapes_root, '--work-dir', tmp_path,
-                  '--tta', *SMALL)
+    """MMDetection merges boxes only; the detector without its mask head shows that."""
+    test = ['python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', '--data', shapes_root, '--work-dir', tmp_path, '--tta']
+    fails(call, '--tta: MMDetection merges boxes, but not masks', *test, *SMALL)
+    boxes_only = tmp_path / 'boxes.py'
+    boxes_only.write_text(f"_base_ = '{ROOT / CONFIG}'\n"
+                          "model = dict(roi_head=dict(mask_roi_extractor=None, mask_head=None))\n"
+                          "test_evaluator = dict(metric='bbox')\n")
+    test[2] = boxes_only
+    result = call(*test, *SMALL)
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'bbox_mAP_copypaste' in result.stdout
 
