@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements'
 STACKS = {'upstream': 'mm.txt', 'onedl': 'mm-onedl.txt'}
 DEFAULT_TORCH = '2.13.0'
+OLDEST_TORCH = (2, 1)
 PYTHONS = ((3, 10), (3, 12))
-MIN_FREE_GIB = 4
+MIN_FREE_GIB = 10  # torch for CUDA brings 6 GiB of NVIDIA's libraries
 MARKER = 'ralamala-install.json'
 
 
@@ -73,6 +74,7 @@ class Installer:
         self.torch = torch
         self.python = venv / 'bin' / 'python'
         self.log = venv / 'ralamala-install.log'
+        self.pins = ['setuptools<82']  # named in every call, so that no dependency replaces them
 
     def run(self) -> None:
         if self.is_done():
@@ -80,9 +82,10 @@ class Installer:
         started = time.monotonic()
         self.check_disk()
         self.make_environment()
+        self.check_python()
         self.check_other_stack()
-        self.pip('build tools', '--requirement', str(REQUIREMENTS / 'build.txt'))
         self.install_torch()
+        self.pip('build tools', '--requirement', str(REQUIREMENTS / 'build.txt'))
         self.install_stack()
         self.pip('ralamala_mm and test tools', '--no-build-isolation', '--editable', str(ROOT),
                  '--requirement', str(REQUIREMENTS / 'tests.txt'))
@@ -126,6 +129,14 @@ class Installer:
             raise InstallError('the environment could not be made ({}): on Debian and Ubuntu, apt-get install python3-venv'
                                .format(result.stdout.strip().splitlines()[-1] if result.stdout.strip() else 'no message'))
 
+    def check_python(self) -> None:
+        """The environment's own interpreter, which may not be the one that runs this."""
+        code = 'import sys; print(*sys.version_info[:2])'
+        found = tuple(map(int, subprocess.check_output([str(self.python), '-c', code], universal_newlines=True).split()))
+        if not PYTHONS[0] <= found <= PYTHONS[1]:
+            raise InstallError('{} has Python {}, but {} to {} is needed: choose another folder with VENV=DIR'.format(
+                self.venv, version_text(found), version_text(PYTHONS[0]), version_text(PYTHONS[1])))
+
     def installed_version(self, package: str) -> str | None:
         code = 'import importlib.metadata as m, sys; sys.stdout.write(m.version(sys.argv[1]))'
         result = subprocess.run([str(self.python), '-c', code, package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -147,7 +158,7 @@ class Installer:
         """
         print('Installing {} … '.format(what), end='', flush=True)
         started = time.monotonic()
-        command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments]
+        command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments, *self.pins]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         with self.log.open('a') as log:
             log.write('$ {}\n{}\n'.format(' '.join(command), result.stdout))
@@ -163,8 +174,12 @@ class Installer:
         else:
             self.pip('torch {}'.format(self.torch or DEFAULT_TORCH), 'torch=={}'.format(self.torch or DEFAULT_TORCH))
         installed = self.installed_version('torch')
-        self.pins = ['torch=={}'.format(installed)]
-        if tuple(map(int, installed.split('.')[:2])) < (2, 3):
+        release = tuple(map(int, installed.split('.')[:2]))
+        if release < OLDEST_TORCH:
+            raise InstallError('{} holds torch {}, but {} or newer is needed: choose another environment with VENV=DIR, '
+                               'or another torch with TORCH=VERSION'.format(self.venv, installed, version_text(OLDEST_TORCH)))
+        self.pins.append('torch=={}'.format(installed))
+        if release < (2, 3):
             self.pins.append('numpy<2')  # against which such a torch was compiled
 
     def install_stack(self) -> None:
@@ -173,13 +188,17 @@ class Installer:
         requirements = [line for line in requirements if line and not line.startswith('#')]
         (mmcv,) = [line for line in requirements if re.match(r'(onedl-)?mmcv==', line)]
         name, _, version = mmcv.partition('==')
-        wheel = [] if self.installed_version(name) == version else [self.build_mmcv(mmcv)]
-        # The pins are named so that no dependency replaces torch.
-        self.pip('the {} stack'.format(self.stack), *(line for line in requirements if line != mmcv), *wheel, *self.pins)
+        # Its operators are bound to one torch: a version number alone does not say that they load.
+        loads = subprocess.run([str(self.python), '-W', 'ignore', '-c', 'import torch; from mmcv import _ext'],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        wheel = [] if loads and self.installed_version(name) == version else [self.build_mmcv(mmcv)]
+        if wheel:
+            self.pip(mmcv, '--force-reinstall', '--no-deps', *wheel)
+        self.pip('the {} stack'.format(self.stack), *requirements)
 
     def build_mmcv(self, requirement: str) -> str:
         print('Building {}, the only part that takes minutes; it is kept for the next time'.format(requirement), flush=True)
-        command = [str(self.python), '-u', str(REQUIREMENTS / 'mmcv_wheel.py'), requirement]
+        command = [str(self.python), '-u', '-W', 'ignore', str(REQUIREMENTS / 'mmcv_wheel.py'), requirement]
         last = ''
         with subprocess.Popen(command, stdout=subprocess.PIPE, universal_newlines=True) as process:
             for line in process.stdout:
@@ -187,7 +206,7 @@ class Installer:
                     print('  ' + last, flush=True)
                 last = line.strip()
         if process.returncode != 0:
-            raise InstallError('mmcv\'s wheel could not be made')
+            raise InstallError('mmcv was not built, for the reason above')
         return last
 
     def prove(self) -> None:

@@ -37,13 +37,23 @@ class BuildError(Exception):
     """A failure that the user can mend; the text says how."""
 
 
+def builds_for_gpu() -> bool:
+    """mmcv's own rule: there is a GPU, or FORCE_CUDA=1 asks for its operators, as on a login node without one."""
+    return torch.cuda.is_available() or os.environ.get('FORCE_CUDA', '0') == '1'
+
+
+def gpu_architectures() -> list[str]:
+    """What the GPU operators are compiled for."""
+    if chosen := os.environ.get('TORCH_CUDA_ARCH_LIST'):
+        return sorted(re.findall(r'[\w.+]+', chosen))
+    return sorted({'sm{}{}'.format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
+
+
 def cache_dir(requirement: str) -> Path:
     """Where the wheel for this requirement and this environment is kept."""
     base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     python = f'cp{sys.version_info.major}{sys.version_info.minor}'
-    architectures = sorted({'{}{}'.format(*torch.cuda.get_device_capability(i))
-                            for i in range(torch.cuda.device_count())}) if torch.cuda.is_available() else []
-    device = f'cuda{torch.version.cuda}-sm{"_".join(architectures)}' if architectures else 'cpu'
+    device = f'cuda{torch.version.cuda}-{"_".join(gpu_architectures())}' if builds_for_gpu() else 'cpu'
     name = '-'.join([requirement.replace('==', '-'), python, f'torch{torch.__version__}', device,
                      sysconfig.get_platform()])
     return base / 'ralamala_mm' / 'wheels' / name
@@ -97,9 +107,11 @@ def check_cuda_toolkit() -> None:
     Raises:
         BuildError: nvcc is missing or of another major version.
     """
-    if not torch.cuda.is_available():
-        return
     wanted = torch.version.cuda
+    if not builds_for_gpu() or torch.version.hip:
+        return
+    if wanted is None:
+        raise BuildError('FORCE_CUDA=1 was set, but this torch was built without CUDA: install another torch')
     remedy = (f'install the CUDA {wanted} toolkit and set CUDA_HOME, or hide the GPU with CUDA_VISIBLE_DEVICES= '
               'for an installation that uses the CPU only')
     nvcc = Path(cpp_extension.CUDA_HOME or '', 'bin', 'nvcc')
