@@ -3,6 +3,11 @@
 Importing this package registers both in MMEngine's root registry: `type='RAVLT'` then works under any scope.
 """
 
+from importlib.util import find_spec
+
+if find_spec('mmengine') is None:
+    raise ImportError('ralamala_mm needs MMEngine: run `make install`, or `pip install mmengine` (or onedl-mmengine)')
+
 from .backbones import MALA, RAVLT
 from .version import __version__
 

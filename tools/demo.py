@@ -11,7 +11,7 @@ from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths
 from ralamala_mm.datasets.shapes import make_shapes
-from ralamala_mm.engine import build_runner, prepare_config, run, runner_parser
+from ralamala_mm.engine import build_runner, prepare_config, run
 
 TRAIN_PICTURES, VAL_PICTURES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,9 @@ Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its fold
 
 
 if __name__ == '__main__':
-    parser = runner_parser('Train Mask R-CNN with RAVLT-T on the built-in shapes.', config=str(CONFIG))
-    parser.set_defaults(work_dir='work_dirs/demo')
+    parser = argparse.ArgumentParser(description='Train Mask R-CNN with RAVLT-T on the built-in shapes.')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and pictures go')
+    parser.add_argument('--data', default='data/shapes', help='where the pictures are made')
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    parser.set_defaults(config=str(CONFIG), cfg_options=None, launcher='none')
     run(parser, main)

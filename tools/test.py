@@ -22,11 +22,11 @@ def main(args: argparse.Namespace) -> None:
     config.load_from = args.checkpoint
     check_output(config, args.out)
     check_paths(config, ('test',))
-    use_checked_loading(config)
     use_pictures(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)
     if args.tta:
         use_test_time_augmentation(config)
+    use_checked_loading(config)
     start_processes(config)
     runner = build_runner(config)
     use_detection_output(config, runner, args.out)
@@ -39,7 +39,8 @@ if __name__ == '__main__':
     parser.add_argument('--out', metavar='PATH',
                         help='detection: .pkl file for all predictions; segmentation: folder for the predicted masks')
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')
-    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into WORK_DIR/TIMESTAMP/DIR')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='draw predictions into DIR (detection: within WORK_DIR/TIMESTAMP, unless absolute)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that each window stays')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     run(parser, main)

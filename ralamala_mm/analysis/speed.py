@@ -110,9 +110,9 @@ def compare_paths(backbone: str, arch: str, shape: tuple[int, int, int, int], de
             yield task, measure(task)
 
 
-def machine() -> dict[str, str]:
-    """What a result depends on beside the task."""
-    if torch.cuda.is_available():
+def machine(kind: str) -> dict[str, str]:
+    """What a result on a device of this kind, 'cpu' or 'cuda', depends on beside the task."""
+    if kind == 'cuda':
         device = torch.cuda.get_device_name()
     else:
         with open('/proc/cpuinfo') as file:
@@ -124,12 +124,12 @@ def machine() -> dict[str, str]:
 def as_json(results: list[tuple[Task, Measurement]]) -> str:
     """All results with the machine that they were made on."""
     rows = [dict(asdict(task), **asdict(measurement)) for task, measurement in results]
-    return json.dumps(dict(machine=machine(), results=rows), indent=1)
+    return json.dumps(dict(machine=machine(results[0][0].device), results=rows), indent=1)
 
 
 def as_table(results: list[tuple[Task, Measurement]]) -> str:
     """A Markdown table with the ratio of each path to the naive one."""
-    lines = [', '.join(f'{name} {value}' for name, value in machine().items()), '',
+    lines = [', '.join(f'{name} {value}' for name, value in machine(results[0][0].device).items()), '',
              '| backbone | input | dtype | mode | path | seconds: median (range) | peak GB | time / naive | memory / naive |',
              '|-|-|-|-|-|-|-|-|-|']
     naive = {task.mode: measurement for task, measurement in results if task.path == 'naive'}

@@ -1,8 +1,8 @@
 """The parts that RAVLT and MALA share, in the order in which data meets them.
 
 Shapes: B batch, C channels, H W grid, L = H·W tokens, N heads, D = C / N channels per head.
-Maps are `[B, C, H, W]`; every layer keeps the memory format that it is given. Attribute names are those of the
-released state dicts.
+Maps are `[B, C, H, W]`. LayerNorm leaves them channels-last, which attention relies on to split heads without copies;
+the other layers keep the memory format that they are given. Attribute names are those of the released state dicts.
 """
 
 import torch
@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ralamala_mm import ops
+from ralamala_mm.errors import OptionError
 from ralamala_mm.ops import RotaryTable
 
 LAYER_NORM_EPSILON = 1e-6
@@ -21,13 +22,13 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     """A normalisation over maps from an OpenMMLab `norm_cfg`; BN and SyncBN need no mmcv, other types come from it.
 
     Raises:
-        KeyError: the type is neither known here nor registered.
+        OptionError: the type is neither known here nor registered.
     """
     settings = dict(norm_cfg)
     kind, requires_grad = settings.pop('type'), settings.pop('requires_grad', True)
     norm_class = _BATCH_NORMS.get(kind) or MODELS.get(kind)
     if norm_class is None:
-        raise KeyError(f"norm_cfg type '{kind}' is not known; use BN or SyncBN, or import mmcv for its own")
+        raise OptionError(f"norm_cfg type '{kind}' is not known; use BN or SyncBN, or import mmcv for its own")
     norm = norm_class(num_channels=channels, **settings) if kind == 'GN' else norm_class(channels, **settings)
     return norm.requires_grad_(requires_grad)
 
@@ -97,8 +98,7 @@ class RotaryPosition(nn.Module):
 
     def forward(self, height: int, width: int) -> RotaryTable:
         # Not from the buffer: in a model cast to fp16 it holds 11 bits, too few at the far end of a large grid.
-        frequencies = ops.rotary_frequencies(self.head_dim).to(self.angle.device)
-        return ops.rotary_table(height, width, frequencies)
+        return ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
 
 
 class GatedAttention(nn.Module):

@@ -1,6 +1,7 @@
 """A checkpoint file, from wherever, into memory, without running code that it may hold."""
 
 import difflib
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,8 @@ def read_checkpoint(location: str) -> Mapping:
         UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
     """
     if location.startswith(('http://', 'https://')):
-        return _read_file(_download(location), location)
+        path = _download(location)
+        return _read_file(path, f'{location} (kept as {path})')
     if '://' in location:
         with get_file_backend(location).get_local_path(location) as path:
             return _read_file(Path(path), location)
@@ -49,7 +51,9 @@ def read_checkpoint(location: str) -> Mapping:
 
 def _download(url: str) -> Path:
     """Fetches a file into PyTorch's cache, unless it is there; moved into place whole, so that processes may race."""
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    # Different repositories use the same file names.
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

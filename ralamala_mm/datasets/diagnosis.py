@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 
 from ralamala_mm.errors import UserError
 
-_COCO_PARTS = ('images', 'annotations', 'categories')
+_COCO_PARTS = ('images', 'categories', 'annotations')
+NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
 
 def explain_dataset_error(dataset: dict, error: Exception) -> None:
@@ -48,7 +49,7 @@ def coco_problem(path: Path) -> str | None:
         return f'holds a {type(content).__name__}, not the object with images, annotations and categories of COCO'
     for part in _COCO_PARTS:
         if not isinstance(content.get(part), list):
-            return f'has no list "{part}", which the COCO format asks for'
+            return NO_ANNOTATIONS if part == 'annotations' else f'has no list "{part}", which the COCO format asks for'
     if not content['annotations']:
         return 'has no instances: its list "annotations" is empty'
     required = dict(images=('id', 'file_name', 'height', 'width'), annotations=('id', 'image_id', 'category_id', 'bbox'),
@@ -77,9 +78,12 @@ def check_dataset(dataset: Dataset) -> None:
               f'{", ".join(map(str, classes[:5]))}{", …" if len(classes) > 5 else ""}; metainfo=dict(classes=…) sets them')
     if len(dataset) == 0:
         raise UserError(f'annotation file {dataset.ann_file} gives no usable image: {_coco_problem_of(dataset) or remedy}')
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    if not any(info['instances'] for info in infos if 'instances' in info) and 'instances' in dataset.get_data_info(0):
-        raise UserError(f'annotation file {dataset.ann_file} has no instances: {_coco_problem_of(dataset) or remedy}')
+    if 'instances' not in dataset.get_data_info(0) or any(dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
+        return
+    problem = _coco_problem_of(dataset)
+    if dataset.test_mode and problem == NO_ANNOTATIONS:
+        return  # pictures to predict on, such as COCO's test-dev, whose file has no annotations by intent
+    raise UserError(f'annotation file {dataset.ann_file} has no instances: {problem or remedy}')
 
 
 def _coco_problem_of(dataset: Dataset) -> str | None:

@@ -2,9 +2,11 @@
 
 import io
 
+import mmcv
+import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import get
+from mmengine.fileio import FileClient, get
 from mmengine.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
@@ -29,11 +31,21 @@ class LoadCheckedImage(MMCVLoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         path = results['img_path']
         try:
-            content = get(path, backend_args=self.backend_args)
+            if self.file_client_args is not None:
+                content = FileClient.infer_client(self.file_client_args, path).get(path)
+            else:
+                content = get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
+            if self.ignore_empty:
+                return None
             raise UserError(f'image {path} does not exist, though the annotations name it') from error
         check_image(content, path)
-        return super().transform(results)
+        image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+        if image is None:
+            raise UserError(f'image {path} cannot be decoded by {self.imdecode_backend}')
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
 
 
 def check_image(content: bytes, path: str) -> None:

@@ -10,10 +10,10 @@ from ralamala_mm.errors import UserError
 from .walking import datasets_of
 
 _WHERE_TO_GET = {
-    'coco': 'COCO 2017 can be had from https://cocodataset.org/#download',
-    'ade': 'ADE20K can be had from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
-    'shapes': 'the built-in shapes are made by: python tools/make_shapes.py',
+    'CocoDataset': 'COCO 2017 can be had from https://cocodataset.org/#download',
+    'ADE20KDataset': 'ADE20K can be had from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
 }
+_SHAPES = 'the built-in shapes are made by: python tools/make_shapes.py'
 
 
 def check_paths(config: Config, modes: Sequence[str]) -> None:
@@ -24,13 +24,20 @@ def check_paths(config: Config, modes: Sequence[str]) -> None:
     """
     for mode, dataset in datasets_of(config, modes):
         _check_dataset_paths(dataset, f'{mode}_dataloader.dataset')
+    for mode in modes:
+        evaluators = config.get(f'{mode}_evaluator') or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            path = evaluator.get('ann_file')
+            if path and not _is_remote(path) and not Path(path).is_file():
+                raise UserError(f'the annotation file {path} of the metric does not exist: {mode}_evaluator.ann_file names it; '
+                                '--data DIR sets it together with the data set')
 
 
 def _check_dataset_paths(dataset: ConfigDict, option: str) -> None:
     root = dataset.get('data_root') or ''
     if _is_remote(root) or (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
         return
-    hint = next((text for name, text in _WHERE_TO_GET.items() if name in root.lower()), '')
+    hint = _SHAPES if Path(root).name == 'shapes' else _WHERE_TO_GET.get(dataset.type.split('.')[-1], '')
     advice = '--data DIR sets the folder' + (f'; {hint}' if hint else '')
     if root and not Path(root).is_dir():
         raise UserError(f'the data set\'s folder {root} does not exist: {advice}')

@@ -1,5 +1,11 @@
 """What MMEngine lacks to be dependable here: command lines, launching, a runner that refuses what cannot work."""
 
+from importlib.util import find_spec
+
+if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is None]:
+    raise ImportError(f'the tools need {" and ".join(missing)}: run `make install`, or '
+                      '`pip install --no-build-isolation -r requirements/mm.txt`')
+
 from .cli import run, runner_parser
 from .config import drop_validation, load_config, prepare_config, use_amp, use_auto_scale_lr, use_resume
 from .evaluation import (

@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 
@@ -11,18 +12,15 @@ from mmengine.config import DictAction
 
 from ralamala_mm.errors import UserError
 
-from .launch import is_main_process
+from .launch import launched_rank
+
+OTHER_RANKS_WAIT = 3  # seconds
 
 
-def runner_parser(description: str, config: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the config and the options that train and test share, named as in MMDetection.
-
-    Args:
-        description: what the tool does, for its help.
-        config: the config to take when none is given; None makes it an argument that must be given.
-    """
+def runner_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the config and the options that train and test share, named as in MMDetection."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file', nargs='?' if config else None, default=config)
+    parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
     parser.add_argument('--data', metavar='DIR', help='folder of the data set, in place of the config\'s data_root')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -32,6 +30,15 @@ def runner_parser(description: str, config: str | None = None) -> argparse.Argum
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     return parser
+
+
+def tell(error: UserError) -> None:
+    """Prints the sentence; processes other than the first wait a moment, and are ended if the first had the same to say."""
+    rank = launched_rank()
+    if rank:
+        time.sleep(OTHER_RANKS_WAIT)
+    end = '' if error.sentence.endswith(('.', '?')) else '.'
+    print(f'error: {f"rank {rank}: " if rank else ""}{error.sentence}{end}', file=sys.stderr, flush=True)
 
 
 def _exit_at_once(code: int) -> None:
@@ -56,10 +63,9 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except UserError as error:
         if args.traceback:
             raise
-        if is_main_process():
-            print(f'error: {error.sentence}.' if error.sentence[-1] not in '.?' else f'error: {error.sentence}',
-                  file=sys.stderr, flush=True)
+        tell(error)
         _exit_at_once(1)
     except KeyboardInterrupt:
-        print('interrupted; train.py --resume goes on from the last checkpoint', file=sys.stderr)
-        sys.exit(130)
+        if launched_rank() == 0:
+            print('interrupted', file=sys.stderr, flush=True)
+        _exit_at_once(130)

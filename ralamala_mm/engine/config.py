@@ -26,8 +26,13 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(f'a base of config {path} does not exist: {error}') from error
     except SyntaxError as error:
         raise UserError(f'config {path} is not valid Python: {error.msg} in line {error.lineno}') from error
+    except (OSError, ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f'config {path} cannot be read ({type(error).__name__}: {error})') from error
     if options:
-        config.merge_from_dict(options)
+        try:
+            config.merge_from_dict(options)
+        except (KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
+            raise UserError(f'--cfg-options do not fit config {path} ({type(error).__name__}: {error})') from error
     return config
 
 
@@ -61,15 +66,15 @@ def set_data_root(config: Config, root: str) -> None:
     Raises:
         UserError: the config has no `data_root` at its top.
     """
-    old = config.get('data_root')
-    if old is None:
+    old = (config.get('data_root') or '').rstrip('/')
+    if not old:
         raise UserError('--data needs a config with data_root at its top; this one has none: '
                         'set the paths with --cfg-options train_dataloader.dataset.data_root=… and so on')
     new = root.rstrip('/') + '/'
 
     def moved(value):
-        if isinstance(value, str) and (value.startswith(old) or value.rstrip('/') == old.rstrip('/')):
-            return new + value[len(old):]
+        if isinstance(value, str) and (value == old or value.startswith(old + '/')):
+            return new + value[len(old) + 1:]
         if isinstance(value, dict):
             for key in list(value):
                 value[key] = moved(value[key])

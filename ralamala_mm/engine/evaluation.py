@@ -5,7 +5,7 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from ralamala_mm.datasets.walking import leaf_datasets
+from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.errors import UserError
 
 # What MMDetection's own test.py takes when the config names nothing: flips, merged by NMS.
@@ -48,14 +48,15 @@ def use_test_time_augmentation(config: Config) -> None:
         raise UserError('--tta: MMDetection merges boxes, but not masks; test this model without it')
     if is_segmentation(config) and ('tta_model' not in config or 'tta_pipeline' not in config):
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
-    (dataset,) = leaf_datasets(config.test_dataloader.dataset)
+    datasets = [dataset for _, dataset in datasets_of(config, ['test'])]
     if 'tta_pipeline' not in config:
-        config.tta_pipeline = deepcopy(dataset.pipeline)
+        config.tta_pipeline = deepcopy(datasets[0].pipeline)
         config.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=[
             [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
             [dict(type='PackDetInputs', meta_keys=_FLIP_META_KEYS)]])
     config.model = ConfigDict(**config.get('tta_model', _DEFAULT_DETECTION_TTA), module=config.model)
-    dataset.pipeline = config.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = config.tta_pipeline
 
 
 def check_output(config: Config, out: str | None) -> None:

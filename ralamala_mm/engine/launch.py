@@ -24,6 +24,8 @@ def check_process_count(processes: int) -> None:
     Raises:
         UserError: there are fewer.
     """
+    if processes < 1:
+        raise UserError(f'the number of GPUs must be 1 or more, not {processes}')
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         raise UserError(f'{processes} GPUs were asked for, but this node has {gpus}: ask for {gpus}')
@@ -61,11 +63,12 @@ def start_processes(config: Config) -> None:
     distributed.init_process_group('gloo', rank=rank, world_size=world_size)
     # MMEngine would hand DDP a GPU index.
     config.setdefault('model_wrapper_cfg',
-                      dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
+                      dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+                           find_unused_parameters=config.get('find_unused_parameters', False)))
     if rank == 0:
         print_log(f'WARNING: no GPU is visible; {world_size} processes train on the CPU over gloo.')
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that talks to the user."""
-    return all(os.environ.get(names[0], '0') == '0' for names in _RANK_VARIABLES.values())
+def launched_rank() -> int:
+    """Which of the launched processes this is; 0 without a launcher."""
+    return next((int(os.environ[names[0]]) for names in _RANK_VARIABLES.values() if names[0] in os.environ), 0)

@@ -8,12 +8,16 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
+from ralamala_mm.errors import UserError
+
+_RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
 
 
 @RUNNERS.register_module()
@@ -33,15 +37,24 @@ class DependableRunner(MMEngineRunner):
                         revise_keys: list | None = None) -> dict:
         """Loads a checkpoint into the model; head layers may differ only when training starts from other weights.
 
+        `map_location`, `strict` and `revise_keys` are those of MMEngine and change nothing: tensors are copied to where
+        the model is, what does not fit is reported or refused, and prefixes are recognised.
+
         Raises:
-            UserError: the file cannot be read, or does not fit the model.
+            UserError: the file cannot be read, does not fit the model, or holds too little to resume from.
         """
         checkpoint = dict(read_checkpoint(filename))
+        if self._resume and not checkpoint.keys() >= _RESUME_KEYS:
+            raise UserError(f'{filename} holds weights but no training state to resume: start from it with '
+                            f'--cfg-options load_from={filename}, without --resume')
+        # MMEngine would run the config in it as Python, and takes nothing from it that the present config lacks.
+        checkpoint['meta'] = {key: value for key, value in checkpoint.get('meta', {}).items() if key != 'config'}
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        fine_tuning = self._train_loop is not None and not self._resume
+        # train() builds the loop before it loads; until then this is the config of it, in test() too.
+        fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning)
         self._has_loaded = True
         self.logger.info(str(report))

@@ -28,6 +28,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> T
     """Turned in fp32 and attended in the dtype of q by PyTorch's fused kernels, which keep no L×L weights."""
     turn = torch.complex(*rotary)
     q, k = (rotate(at_least_fp32(x), turn).to(x.dtype) for x in (q, k))
+    if v.stride(-1) != 1:  # the fused kernels want it so, and PyTorch would fall back to L×L weights in silence
+        v = v.contiguous()
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -7,7 +7,7 @@ ROTARY_BASE = 10000.0
 RotaryTable = tuple[Tensor, Tensor]
 
 
-def rotary_frequencies(head_dim: int) -> Tensor:
+def rotary_frequencies(head_dim: int, device: torch.device | str = 'cpu') -> Tensor:
     """Angle per step on the grid, `[D/2]`, each value twice as it stands in the released state dicts.
 
     Raises:
@@ -15,7 +15,7 @@ def rotary_frequencies(head_dim: int) -> Tensor:
     """
     if head_dim <= 0 or head_dim % 4:
         raise ValueError(f'rotary position needs a head dimension that is a multiple of 4, not {head_dim}')
-    return (1.0 / ROTARY_BASE ** torch.linspace(0, 1, head_dim // 4)).repeat_interleave(2)
+    return (1.0 / ROTARY_BASE ** torch.linspace(0, 1, head_dim // 4, device=device)).repeat_interleave(2)
 
 
 def rotary_table(height: int, width: int, frequencies: Tensor) -> RotaryTable:

@@ -40,10 +40,6 @@ def test_out_indices_leave_no_parameter_without_gradient(backbone_class: type):
         maps = backbone(image)
         sum(result.square().sum() for result in maps).backward()
         assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
-        all_maps = everything.eval()(image)
-        for result, i in zip(backbone.eval()(image), sorted(out_indices), strict=True):
-            # The running statistics have moved by one step; they are copied for the comparison.
-            assert result.shape == all_maps[i].shape
 
 
 def test_out_indices_select_the_same_maps():
@@ -96,7 +92,7 @@ def test_norm_cfg():
     assert type(backbone.patch_embed.proj[1]) is nn.BatchNorm2d
     assert backbone.patch_embed.proj[1].momentum == 0.01
     assert not backbone.layers[0].downsample.norm.weight.requires_grad
-    with pytest.raises(KeyError, match="norm_cfg type 'Nonsense' is not known"):
+    with pytest.raises(ValueError, match="norm_cfg type 'Nonsense' is not known"):
         RAVLT(TINY, norm_cfg=dict(type='Nonsense'))
 
 
@@ -169,12 +165,19 @@ def test_registered_under_any_scope(scope: str):
         assert type(registry.build(dict(type='ralamala_mm.MALA', arch=TINY))) is MALA
 
 
+def test_a_full_name_needs_no_custom_import():
+    code = ("from mmdet.registry import MODELS; from mmengine.registry import DefaultScope\n"
+            "with DefaultScope.overwrite_default_scope('mmdet'):\n"
+            "    print(type(MODELS.build(dict(type='ralamala_mm.MALA', arch='t'))))")
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    assert 'ralamala_mm.backbones.mala.MALA' in result.stdout
+
+
 def test_the_import_is_light():
     code = ('import time, sys, torch, mmengine.model, mmengine.runner; start = time.perf_counter(); import ralamala_mm; '
             'print(time.perf_counter() - start); '
-            'print([name for name in ("mmdet", "mmseg", "mmcv", "triton", "matplotlib.pyplot") if name in sys.modules])')
+            'print([name for name in ("mmdet", "mmseg", "mmcv", "triton") if name in sys.modules])')
     result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
     seconds, heavy = result.stdout.strip().splitlines()[-2:]
     assert float(seconds) < 1
-    assert 'mmdet' not in heavy
-    assert 'mmseg' not in heavy
+    assert heavy == '[]'

@@ -67,9 +67,25 @@ def test_auto_scale_lr_needs_a_base(config: Config):
 @pytest.mark.parametrize(('text', 'message'), [
     ('model = (', 'is not valid Python'),
     ("_base_ = './nothing.py'", 'a base of config .* does not exist'),
+    ('model = undefined', 'cannot be read \\(NameError'),
 ])
 def test_broken_configs(text: str, message: str, tmp_path: Path):
     path = tmp_path / 'config.py'
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(str(path))
+
+
+def test_neighbours_of_the_data_root_stay():
+    config = Config(dict(data_root='data/coco', train_dataloader=dict(dataset=dict(
+        data_root='data/coco', ann_file='data/coco/a.json', other='data/coco_extra/b.json'))))
+    set_data_root(config, '/x')
+    assert dict(config.train_dataloader.dataset) == dict(data_root='/x/', ann_file='/x/a.json', other='data/coco_extra/b.json')
+    with pytest.raises(UserError, match='--data needs a config with data_root'):
+        set_data_root(Config(dict(data_root='')), '/x')
+
+
+def test_options_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match='--cfg-options do not fit'):
+        load_config('configs/maskrcnn_ravlt_t.py', {'param_scheduler.9.begin': 3})

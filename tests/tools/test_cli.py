@@ -124,7 +124,7 @@ def test_traceback_shows_the_frames(call: Callable):
 
 
 def test_a_data_root_that_is_not_there(call: Callable, tmp_path: Path):
-    fails(call, r'folder .*nowhere/ does not exist: --data DIR sets the folder',
+    fails(call, r'folder .*nowhere/ does not exist: --data DIR sets the folder; COCO 2017 can be had from',
           'python', 'tools/train.py', 'configs/maskrcnn_mala_t.py', '--data', tmp_path / 'nowhere')
     fails(call, r'data/coco/ does not exist.*COCO 2017 can be had from https://cocodataset.org',
           'python', ROOT / 'tools/train.py', ROOT / 'configs/maskrcnn_mala_t.py', cwd=tmp_path)
@@ -173,6 +173,43 @@ def test_checkpoints_that_do_not_fit(call: Callable, shapes_root: Path, tmp_path
     weights = {f'backbone.{key}': value for key, value in RAVLT('s').state_dict().items()}
     torch.save({'state_dict': weights}, tmp_path / 'other.pth')
     fails(call, 'other.pth does not fit MaskRCNN: it looks like RAVLT or MALA of size s', *test, tmp_path / 'other.pth', *options)
+
+
+def test_checkpoints_for_other_classes(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
+    """Testing with random heads would give a number that means nothing; training may start from other classes' weights."""
+    options = ['--data', shapes_root, '--work-dir', tmp_path / 'w', *SMALL, 'model.roi_head.bbox_head.num_classes=7',
+               'model.roi_head.mask_head.num_classes=7']
+    fails(call, 'epoch_1.pth does not fit MaskRCNN', 'python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', *options)
+    result = call('python', 'tools/train.py', CONFIG, '--no-validate', *options, f'load_from={trained / "epoch_1.pth"}')
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'WARNING: of another shape, starting fresh: roi_head' in result.stdout
+
+
+def test_what_a_checkpoint_says_is_not_run(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
+    """MMEngine keeps the config in its checkpoints, as Python, and would run it on resuming."""
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=True)
+    checkpoint['meta']['config'] = f"open({str(tmp_path / 'executed')!r}, 'w')"
+    torch.save(checkpoint, tmp_path / 'crafted.pth')
+    options = ['--data', shapes_root, '--work-dir', tmp_path / 'w', '--no-validate', *SMALL]
+    result = call('python', 'tools/train.py', CONFIG, '--resume', tmp_path / 'crafted.pth', *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert not (tmp_path / 'executed').exists()
+    torch.save({'state_dict': checkpoint['state_dict']}, tmp_path / 'weights.pth')
+    fails(call, 'weights.pth holds weights but no training state', 'python', 'tools/train.py', CONFIG, '--resume',
+          tmp_path / 'weights.pth', *options)
+
+
+def test_an_error_in_two_processes(call: Callable, shapes_root: Path, tmp_path: Path):
+    root = broken(shapes_root, tmp_path, 'train/00007.png', b'')
+    result = call(ROOT / 'tools' / 'dist_train.sh', ROOT / CONFIG, 2, '--data', root, '--work-dir', tmp_path / 'w', *SMALL)
+    assert result.returncode != 0
+    assert re.search(r'error: (rank 1: )?image .*00007.png is empty', result.stderr), result.stderr[-3000:]
+    assert 'Traceback' not in result.stderr
+
+
+def test_the_metric_s_annotations(call: Callable, shapes_root: Path, tmp_path: Path):
+    fails(call, 'val_evaluator.ann_file names it', 'python', 'tools/train.py', CONFIG, '--data', shapes_root,
+          '--work-dir', tmp_path, '--cfg-options', 'val_evaluator.ann_file=nowhere.json')
 
 
 def test_options_that_the_machine_cannot_serve(call: Callable, shapes_root: Path, tmp_path: Path):
