@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+SMOOTHING = 0.05  # weight of the newest iteration in the time left
+
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
@@ -25,16 +27,20 @@ class ProgressHook(Hook):
         self.seconds = seconds
         self.rewrites = sys.stdout.isatty()
         self._last = 0.0
-        self._begun = (0, 0.0)  # iteration and time at which the present stretch began
+        self._iteration_begun = 0.0
+        self._seconds_per_iteration = 0.0  # smoothed; validation and saving are not part of it
+        self._counted = 0
         self._evaluation_begun = 0.0
 
-    def before_train(self, runner: Runner) -> None:
-        self._begun = (runner.iter, time.monotonic())
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._iteration_begun = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         done, total = runner.iter + 1, runner.max_iters
-        start, since = self._begun
-        left = (time.monotonic() - since) / (done - start) * (total - done)
+        seconds = time.monotonic() - self._iteration_begun
+        self._seconds_per_iteration += (seconds - self._seconds_per_iteration) * (SMOOTHING if self._counted else 1)
+        self._counted += 1
+        left = self._seconds_per_iteration * (total - done)
         loss = f', loss {float(outputs["loss"]):.3f}' if outputs and 'loss' in outputs else ''
         self._show(f'  training {done}/{total}{loss}, {_clock(left)} left', done == total)
 
