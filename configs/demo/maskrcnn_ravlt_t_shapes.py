@@ -2,7 +2,7 @@
 _base_ = ['../_base_/models/maskrcnn.py', '../_base_/datasets/shapes_instance.py', '../_base_/schedules/1x.py',
           '../_base_/runtime/detection.py', '../_base_/variants/t.py']
 
-# A quarter of the width of COCO's heads and 32 instead of 512 regions per picture, as there are four classes and at
+# A quarter of the width of COCO's heads and 48 instead of 512 regions per picture, as there are four classes and at
 # most six objects; batch norm in the heads, as nothing is pretrained.
 width = 64
 norm_cfg = dict(type='SyncBN')
@@ -22,7 +22,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(assigner=dict(pos_iou_thr=0.6), sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
+        rcnn=dict(sampler=dict(num=48))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
 
 train_dataloader = dict(batch_size=4)
