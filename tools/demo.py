@@ -47,7 +47,7 @@ Validation, COCO metrics by pycocotools:
 Look at
   {pictures}   ground truth left, prediction right
   {curves}   losses and AP over the training
-  {runner.work_dir}/epoch_{runner.epoch}.pth   the weights
+  {work_dir}/epoch_{runner.epoch}.pth   the weights
 Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its folder in data/coco:
   {sys.executable} tools/train.py configs/maskrcnn_ravlt_s.py''')
 

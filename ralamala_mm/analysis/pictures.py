@@ -1,5 +1,6 @@
 """Predictions beside the ground truth, as one sheet of pictures."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def draw_predictions(runner: Runner, path: Path, count: int = 12, columns: int =
         shown.pred_instances = enlarge(shown.pred_instances[shown.pred_instances.scores > score], ENLARGEMENT)
         shown.gt_instances = enlarge(shown.gt_instances, ENLARGEMENT)
         image = cv2.resize(image, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_NEAREST)
-        runner.visualizer.add_datasample('pair', image, shown, draw_gt=True, draw_pred=True, show=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*polygon is out of bounds')  # an outline on the picture's edge
+            runner.visualizer.add_datasample('pair', image, shown, draw_gt=True, draw_pred=True, show=False)
         pairs.append(runner.visualizer.get_image())
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(tile(pairs, columns), cv2.COLOR_RGB2BGR))
