@@ -78,6 +78,7 @@ class Installer:
 
     def run(self) -> None:
         if self.is_done():
+            print('{} is up to date'.format(self.venv), flush=True)
             return
         started = time.monotonic()
         self.check_disk()

@@ -54,7 +54,9 @@ Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its fold
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Train Mask R-CNN with RAVLT-T on the built-in shapes.')
+    parser = argparse.ArgumentParser(
+        description='Train Mask R-CNN with RAVLT-T on the built-in shapes.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and pictures go')
     parser.add_argument('--data', default='data/shapes', help='where the pictures are made')
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')

@@ -6,7 +6,8 @@ from pathlib import Path
 from ralamala_mm.datasets.shapes import make_shapes
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Make the built-in data set of shapes.')
+    parser = argparse.ArgumentParser(
+        description='Make the built-in data set of shapes.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('root', nargs='?', type=Path, default=Path('data/shapes'), help='folder to write to')
     parser.add_argument('--train', type=int, default=1000, help='training pictures')
     parser.add_argument('--val', type=int, default=100, help='validation pictures')

@@ -17,6 +17,14 @@ def identify_family(weights: Mapping[str, Tensor]) -> str | None:
     return _CLASSIFIER_WIDTHS.get(projection.shape[0]) if projection is not None else None
 
 
+def recorded_family(content: Mapping) -> str | None:
+    """The backbone that MMEngine's copy of the config in a checkpoint names; in a detector's weights both look alike."""
+    meta = content.get('meta')
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    names = set(re.findall(r"type='(?:ralamala_mm\.)?(RAVLT|MALA)'", text)) if isinstance(text, str) else set()
+    return names.pop() if len(names) == 1 else None
+
+
 def identify_size(weights: Mapping[str, Tensor]) -> str | None:
     """'t', 's', 'b' or 'l' when channels and depths of the stages are those of a published size, else None."""
     dims, depths = {}, {}

@@ -10,7 +10,7 @@ from torch import nn
 
 from ralamala_mm.errors import UserError
 
-from .identify import describe, identify_family
+from .identify import describe, identify_family, recorded_family
 from .reading import StateDict, find_weights, read_checkpoint
 
 # An ImageNet file has a classifier that the backbones lack, and lacks the norms of the maps given out.
@@ -73,11 +73,13 @@ def load_backbone_checkpoint(backbone: nn.Module, location: str, prefix: str | N
     Raises:
         UserError: the file cannot be read, nothing in it fits, or it belongs to another variant.
     """
-    weights = backbone_weights(find_weights(read_checkpoint(location), location), prefix)
-    return load_weights(backbone, weights, location)
+    content = read_checkpoint(location)
+    weights = backbone_weights(find_weights(content, location), prefix)
+    return load_weights(backbone, weights, location, family=recorded_family(content))
 
 
-def load_weights(model: nn.Module, weights: StateDict, location: str, allow_other_heads: bool = False) -> LoadReport:
+def load_weights(model: nn.Module, weights: StateDict, location: str, allow_other_heads: bool = False,
+                 family: str | None = None) -> LoadReport:
     """Copies the weights that fit into `model`, in place; all or nothing.
 
     Args:
@@ -86,6 +88,7 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
         location: where they come from, for the report and for errors.
         allow_other_heads: leave out entries outside the backbone whose shapes differ, as when weights for other
             classes are fine-tuned.
+        family: 'RAVLT' or 'MALA' if the file says which, see `recorded_family`.
 
     Raises:
         UserError: nothing fits, a shape differs, or the file is of the other backbone.
@@ -102,13 +105,14 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     for key in other_heads:
         wrong.remove(key)
         del matching[key]
-    family = identify_family(inner)
+    family = identify_family(inner) or family
+    own_family = type(getattr(model, 'backbone', model)).__name__
     if wrong:
         key = wrong[0]
         raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)} ({len(wrong)} shapes differ, '
                         f'{key} is {tuple(matching[key].shape)} instead of {tuple(own[key].shape)})')
-    if family and type(model).__name__ in ('RAVLT', 'MALA') and family != type(model).__name__:
-        raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)}')
+    if family and own_family in ('RAVLT', 'MALA') and family != own_family:
+        raise UserError(f'{location} does not fit {wanted}: its backbone is a {family}, not a {own_family}')
 
     report = LoadReport(location, describe(inner), len(matching), len(own))
     for key in own.keys() - matching.keys() - set(other_heads):

@@ -64,13 +64,22 @@ def _download(url: str) -> Path:
     return path
 
 
-def _read_file(path: Path, location: str) -> Mapping:
+def check_file(path: Path, location: str) -> None:
+    """Whether a local file can be a checkpoint at all, told before anything large is built.
+
+    Raises:
+        UserError: it is missing, a folder, or empty.
+    """
     if not path.exists():
         raise UserError(f'checkpoint {location} does not exist{near_names(path, "*.pth")}')
     if path.is_dir():
         raise UserError(f'checkpoint {location} is a folder; name a .pth file in it')
     if path.stat().st_size == 0:
         raise UserError(f'checkpoint {location} is empty; an interrupted download or a full disk leaves such files')
+
+
+def _read_file(path: Path, location: str) -> Mapping:
+    check_file(path, location)
     with path.open('rb') as file:
         start = file.read(64)
     if start.startswith(b'version https://git-lfs'):

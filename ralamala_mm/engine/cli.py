@@ -56,7 +56,10 @@ def _exit_at_once(code: int) -> None:
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1."""
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-    args = parser.parse_args()
+    try:
+        args = parser.parse_args()
+    except ValueError:  # from MMEngine's DictAction
+        parser.error('--cfg-options takes settings as KEY=VALUE')
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     try:
         main(args)

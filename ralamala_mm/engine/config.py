@@ -29,6 +29,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     except (OSError, ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f'config {path} cannot be read ({type(error).__name__}: {error})') from error
     if options:
+        _check_spelling(options, config)
         try:
             config.merge_from_dict(options)
         except (KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
@@ -36,8 +37,20 @@ def load_config(path: str, options: dict | None = None) -> Config:
     return config
 
 
+def _check_spelling(options: dict, config: Config) -> None:
+    """MMEngine would add a mistyped setting as a new one, and train without it.
+
+    Raises:
+        UserError: a setting that the config lacks, and nearly has.
+    """
+    for name in {option.split('.')[0] for option in options} - set(config.keys()):
+        if near := difflib.get_close_matches(name, config.keys(), n=1, cutoff=0.85):
+            raise UserError(f'--cfg-options {name}: the config has no such setting; did you mean {near[0]}?')
+
+
 def _near_configs(path: Path) -> str:
-    known = {file.stem: str(file) for folder in {path.parent, Path('configs')} for file in folder.glob('*.py')}
+    folders = [path.parent, Path('configs'), Path(__file__).parents[2] / 'configs']
+    known = {file.stem: str(file) for folder in reversed(folders) for file in folder.glob('*.py')}
     near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
     return f'; did you mean {" or ".join(known[name] for name in near)}?' if near else ''
 

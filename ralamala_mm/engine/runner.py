@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -13,7 +14,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint
+from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_family
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
@@ -55,7 +56,8 @@ class DependableRunner(MMEngineRunner):
             model = model.module
         # train() builds the loop before it loads; until then this is the config of it, in test() too.
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
-        report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning)
+        report = load_weights(model, find_weights(checkpoint, filename), filename, fine_tuning,
+                              recorded_family(checkpoint))
         self._has_loaded = True
         self.logger.info(str(report))
         return checkpoint
@@ -85,7 +87,17 @@ class DependableRunner(MMEngineRunner):
 
 
 def build_runner(config: Config) -> MMEngineRunner:
-    """The config's own `runner_type` if it names one, else ours."""
-    if 'runner_type' in config:
-        return RUNNERS.build(config)
-    return DependableRunner.from_cfg(config)
+    """The config's own `runner_type` if it names one, else ours.
+
+    Raises:
+        UserError: the weights to start from are not there, or a part of the config has an argument too many.
+    """
+    start = config.get('load_from')
+    if start and '://' not in start:
+        check_file(Path(start), start)
+    try:
+        return RUNNERS.build(config) if 'runner_type' in config else DependableRunner.from_cfg(config)
+    except TypeError as error:
+        if 'unexpected keyword argument' in str(error):
+            raise UserError(f'the config has an argument that does not exist: {error}') from error
+        raise

@@ -185,7 +185,7 @@ def test_another_size_is_named(weights: dict, tmp_path: Path):
 
 
 def test_the_other_backbone_is_named(imagenet: dict, tmp_path: Path):
-    with pytest.raises(UserError, match=r"does not fit MALA\(arch='t'\): it looks like RAVLT-T"):
+    with pytest.raises(UserError, match=r"does not fit MALA\(arch='t'\): its backbone is a RAVLT, not a MALA"):
         load_backbone_checkpoint(MALA('t'), write(tmp_path, imagenet))
 
 

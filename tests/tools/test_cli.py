@@ -177,6 +177,9 @@ def test_checkpoints_that_do_not_fit(call: Callable, shapes_root: Path, tmp_path
 
 def test_checkpoints_for_other_classes(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path):
     """Testing with random heads would give a number that means nothing; training may start from other classes' weights."""
+    options = ['--data', shapes_root, '--work-dir', tmp_path / 'w', *SMALL]
+    fails(call, 'its backbone is a RAVLT, not a MALA', 'python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', *options,
+          'model.backbone.type=MALA')
     options = ['--data', shapes_root, '--work-dir', tmp_path / 'w', *SMALL, 'model.roi_head.bbox_head.num_classes=7',
                'model.roi_head.mask_head.num_classes=7']
     fails(call, 'epoch_1.pth does not fit MaskRCNN', 'python', 'tools/test.py', CONFIG, trained / 'epoch_1.pth', *options)
@@ -217,6 +220,13 @@ def test_options_that_the_machine_cannot_serve(call: Callable, shapes_root: Path
         pytest.skip('needs a machine without a GPU')
     fails(call, '--amp needs a GPU', 'python', 'tools/train.py', CONFIG, '--data', shapes_root, '--amp')
     fails(call, '4096 GPUs were asked for', ROOT / 'tools' / 'dist_train.sh', CONFIG, 4096)
+    train = ['python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', tmp_path / 'w']
+    fails(call, 'did you mean train_dataloader', *train, '--cfg-options', 'train_dataloder.batch_size=4')
+    fails(call, "unexpected keyword argument 'archh'", *train, *SMALL, 'model.backbone.archh=t')
+    fails(call, 'nothing.pth does not exist', *train, '--resume', tmp_path / 'nothing.pth')
+    result = call(*train, '--cfg-options', 'foo')
+    assert result.returncode == 2
+    assert '--cfg-options takes settings as KEY=VALUE' in result.stderr
     fails(call, "arch='xl' is not known", 'python', 'tools/train.py', CONFIG, '--data', shapes_root,
           '--work-dir', tmp_path / 'w', *SMALL, 'model.backbone.arch=xl')
     fails(call, 'written to a .pkl file', 'python', 'tools/test.py', CONFIG, 'a.pth', '--data', shapes_root, '--out', 'a.json')
