@@ -9,6 +9,7 @@ from ralamala_mm.variants import NUM_STAGES, VARIANTS
 
 # Width of the 1×1 convolution before the classifier, the only shape that differs between the two backbones.
 _CLASSIFIER_WIDTHS = {1024: 'RAVLT', 2048: 'MALA', 2560: 'MALA'}
+_LAYER_SCALE = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.gamma_1$')  # one entry per block
 
 
 def identify_family(weights: Mapping[str, Tensor]) -> str | None:
@@ -29,7 +30,7 @@ def identify_size(weights: Mapping[str, Tensor]) -> str | None:
     """'t', 's', 'b' or 'l' when channels and depths of the stages are those of a published size, else None."""
     dims, depths = {}, {}
     for key, value in weights.items():
-        if match := re.match(r'layers\.(\d+)\.blocks\.(\d+)\.gamma_1$', key):
+        if match := _LAYER_SCALE.match(key):
             stage, block = map(int, match.groups())
             dims[stage] = value.shape[1] if value.dim() == 4 else value.numel()
             depths[stage] = max(depths.get(stage, 0), block + 1)
@@ -47,6 +48,6 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     family, size = identify_family(weights), identify_size(weights)
     if size:
         return f'{family}-{size.upper()}' if family else f'RAVLT or MALA of size {size}'
-    if any(re.match(r'layers\.\d+\.blocks\.\d+\.gamma_1$', key) for key in weights):
+    if any(_LAYER_SCALE.match(key) for key in weights):
         return f'a {family or "RAVLT or MALA"} of no published size'
     return f'another model (its keys begin with {", ".join(list(weights)[:3])})'

@@ -24,7 +24,7 @@ _WRAPPER_PREFIXES = ('module.', '_orig_mod.')
 
 
 def near_names(path: Path, pattern: str = '*') -> str:
-    """' (near: a, b)' with files beside `path` whose names resemble it, or ''."""
+    """'; did you mean a or b?' with files beside `path` whose names resemble it, or ''."""
     folder = path.parent
     names = [entry.name for entry in folder.glob(pattern)] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)

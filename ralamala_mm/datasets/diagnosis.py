@@ -1,12 +1,13 @@
 """Why annotations cannot be used, in a sentence; looked into only after something went wrong, as files are large."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from ralamala_mm.errors import UserError
+
+from .walking import leaf_datasets
 
 _COCO_PARTS = ('images', 'categories', 'annotations')
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
@@ -20,19 +21,15 @@ def explain_dataset_error(dataset: dict, error: Exception) -> None:
     """
     if isinstance(error, UserError):
         raise error
-    for path in _annotation_files(dataset):
-        if path.suffix == '.json' and path.is_file():
-            problem = coco_problem(path)
-            if problem:
-                raise UserError(f'annotation file {path} {problem}') from error
+    for inner in leaf_datasets(dataset):
+        path = Path(inner.get('data_root') or '', inner.get('ann_file') or '')
+        if problem := _json_problem(path):
+            raise UserError(f'annotation file {path} {problem}') from error
 
 
-def _annotation_files(dataset: dict) -> Iterator[Path]:
-    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
-        if inner:
-            yield from _annotation_files(inner)
-    if dataset.get('ann_file'):
-        yield Path(dataset.get('data_root') or '', dataset['ann_file'])
+def _json_problem(path: Path) -> str | None:
+    """`coco_problem` of a local JSON file; None for any other annotations."""
+    return coco_problem(path) if path.suffix == '.json' and path.is_file() else None
 
 
 def coco_problem(path: Path) -> str | None:
@@ -76,16 +73,12 @@ def check_dataset(dataset: Dataset) -> None:
     classes = dataset.metainfo.get('classes') or ()
     remedy = ('the file\'s categories must bear the names of the config\'s classes, '
               f'{", ".join(map(str, classes[:5]))}{", …" if len(classes) > 5 else ""}; metainfo=dict(classes=…) sets them')
+    path = Path(dataset.ann_file)
     if len(dataset) == 0:
-        raise UserError(f'annotation file {dataset.ann_file} gives no usable image: {_coco_problem_of(dataset) or remedy}')
+        raise UserError(f'annotation file {path} gives no usable image: {_json_problem(path) or remedy}')
     if 'instances' not in dataset.get_data_info(0) or any(dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
         return
-    problem = _coco_problem_of(dataset)
+    problem = _json_problem(path)
     if dataset.test_mode and problem == NO_ANNOTATIONS:
         return  # pictures to predict on, such as COCO's test-dev, whose file has no annotations by intent
-    raise UserError(f'annotation file {dataset.ann_file} has no instances: {problem or remedy}')
-
-
-def _coco_problem_of(dataset: Dataset) -> str | None:
-    path = Path(dataset.ann_file)
-    return coco_problem(path) if path.suffix == '.json' and path.is_file() else None
+    raise UserError(f'annotation file {path} has no instances: {problem or remedy}')

@@ -107,11 +107,6 @@ def semantic_mask(scene: Scene) -> np.ndarray:
     return labels
 
 
-def description(size: int) -> dict:
-    """What `dataset.json` says of a made data set; the same text means the same files."""
-    return dict(categories=CATEGORIES, image_size=size, format=1)
-
-
 def make_shapes(root: Path, train: int = 400, val: int = 100, size: int = 128, seed: int = 0) -> bool:
     """Writes the data set, unless the same one is there already.
 
@@ -129,7 +124,8 @@ def make_shapes(root: Path, train: int = 400, val: int = 100, size: int = 128, s
         Whether anything was written.
     """
     counts = dict(train=train, val=val)
-    summary = json.dumps(dict(description(size), seed=seed, **counts), indent=1)
+    # What `dataset.json` says of a made data set; the same text means the same files.
+    summary = json.dumps(dict(categories=CATEGORIES, image_size=size, format=1, seed=seed, **counts), indent=1)
     marker = root / 'dataset.json'
     if marker.exists() and marker.read_text() == summary:
         return False

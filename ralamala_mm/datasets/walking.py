@@ -9,7 +9,7 @@ MODES = ('train', 'val', 'test')
 
 def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """The data set configs inside a data set config and its wrappers."""
-    inner = dataset.get('datasets') or ([dataset.dataset] if 'dataset' in dataset else [])
+    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     if not inner:
         yield dataset
     for item in inner:
