@@ -1,4 +1,4 @@
 """Mask R-CNN with MALA-L on COCO, 12 epochs."""
-_base_ = ['./_base_/maskrcnn_1x.py', './_base_/variants/l.py']
+_base_ = ['./_base_/maskrcnn_1x.py', './_base_/backbones/mala_l.py']
 
-model = dict(backbone=dict(type='MALA', arch='l'), neck=dict(in_channels=_base_.embed_dims))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims))

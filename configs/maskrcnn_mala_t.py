@@ -1,4 +1,4 @@
 """Mask R-CNN with MALA-T on COCO, 12 epochs."""
-_base_ = ['./_base_/maskrcnn_1x.py', './_base_/variants/t.py']
+_base_ = ['./_base_/maskrcnn_1x.py', './_base_/backbones/mala_t.py']
 
-model = dict(backbone=dict(type='MALA', arch='t'), neck=dict(in_channels=_base_.embed_dims))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims))

@@ -1,4 +1,4 @@
 """Mask R-CNN with RAVLT-T on COCO, 12 epochs."""
-_base_ = ['./_base_/maskrcnn_1x.py', './_base_/variants/t.py']
+_base_ = ['./_base_/maskrcnn_1x.py', './_base_/backbones/ravlt_t.py']
 
-model = dict(backbone=dict(type='RAVLT', arch='t'), neck=dict(in_channels=_base_.embed_dims))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims))

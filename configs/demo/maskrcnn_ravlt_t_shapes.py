@@ -1,6 +1,5 @@
 """Mask R-CNN with RAVLT-T on the built-in shapes, from scratch: some minutes on two CPU cores."""
-_base_ = ['../_base_/models/maskrcnn.py', '../_base_/datasets/shapes_instance.py', '../_base_/schedules/1x.py',
-          '../_base_/runtime/detection.py', '../_base_/variants/t.py']
+_base_ = ['../_base_/shapes_detection.py', '../_base_/models/maskrcnn.py', '../_base_/backbones/t.py']
 
 # A quarter of the width of COCO's heads and 48 instead of 512 regions per picture, as there are four classes and at
 # most six objects; batch norm in the heads, as nothing is pretrained.
@@ -24,14 +23,3 @@ model = dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
         rcnn=dict(sampler=dict(num=48))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
-
-train_dataloader = dict(batch_size=4)
-epochs = 4
-train_cfg = dict(max_epochs=epochs)
-optim_wrapper = dict(optimizer=dict(lr=8e-4), clip_grad=dict(max_norm=10.0))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=epochs, eta_min=1e-6, convert_to_iter_based=True),
-]
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
-randomness = dict(seed=0)

@@ -1,0 +1,3 @@
+_base_ = ['./s.py', './released.py']
+
+backbone = dict(type='MALA', arch='s', pretrained=_base_.released_mala)

@@ -1,0 +1,3 @@
+_base_ = ['./t.py', './released.py']
+
+backbone = dict(type='MALA', arch='t', pretrained=_base_.released_mala)

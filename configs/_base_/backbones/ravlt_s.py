@@ -1,0 +1,3 @@
+_base_ = ['./s.py', './released.py']
+
+backbone = dict(type='RAVLT', arch='s', pretrained=_base_.released_ravlt + 'RAVLT_S.pth')

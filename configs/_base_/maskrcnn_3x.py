@@ -1,0 +1,6 @@
+_base_ = [
+    './models/maskrcnn.py',
+    './datasets/coco_instance_multiscale.py',
+    './schedules/3x.py',
+    './runtime/detection.py',
+]

@@ -1,0 +1,9 @@
+_base_ = [
+    './models/upernet.py',
+    './datasets/ade20k.py',
+    './schedules/160k.py',
+    './runtime/segmentation.py',
+]
+
+# Crops at the picture's edge are padded to full size.
+model = dict(data_preprocessor=dict(size=_base_.crop_size))

@@ -1,0 +1,9 @@
+"""Semantic FPN with RAVLT-T on the built-in shapes, from scratch."""
+_base_ = ['../_base_/shapes_segmentation.py', '../_base_/models/semanticfpn.py', '../_base_/backbones/t.py']
+
+width = 64
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(drop_path_rate=0.0),
+    neck=dict(in_channels=_base_.embed_dims, out_channels=width),
+    decode_head=dict(in_channels=[width] * 4, channels=width, num_classes=_base_.num_classes))

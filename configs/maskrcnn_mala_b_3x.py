@@ -1,0 +1,4 @@
+"""Mask R-CNN with MALA-B on COCO, 36 epochs, multi-scale."""
+_base_ = ['./_base_/maskrcnn_3x.py', './_base_/backbones/mala_b.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims))

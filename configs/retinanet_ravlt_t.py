@@ -1,0 +1,4 @@
+"""RetinaNet with RAVLT-T on COCO, 12 epochs."""
+_base_ = ['./_base_/retinanet_1x.py', './_base_/backbones/ravlt_t.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims[1:]))

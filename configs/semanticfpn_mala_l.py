@@ -1,0 +1,4 @@
+"""Semantic FPN with MALA-L on ADE20K, 80,000 iterations."""
+_base_ = ['./_base_/semanticfpn_80k.py', './_base_/backbones/mala_l.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.embed_dims))
