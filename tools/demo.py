@@ -9,7 +9,7 @@ import torch
 
 from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
-from ralamala_mm.datasets import check_paths
+from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import build_runner, prepare_config, run
 
@@ -21,6 +21,7 @@ CONFIG = ROOT / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     config = prepare_config(args)
+    set_data_root(config, args.data)
     work_dir = Path(config.work_dir)
     data_root = Path(config.data_root)
     print(f'1/4  Data: {TRAIN_PICTURES} training and {VAL_PICTURES} validation pictures of shapes in {data_root}', flush=True)

@@ -2,10 +2,11 @@
 
 import argparse
 
-from ralamala_mm.datasets import check_paths, use_checked_loading
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
     build_runner,
     check_output,
+    launched_rank,
     prepare_config,
     run,
     runner_parser,
@@ -21,6 +22,8 @@ def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     config.load_from = args.checkpoint
     check_output(config, args.out)
+    if args.data:
+        use_data(config, args.data, ('test',), show=launched_rank() == 0)
     check_paths(config, ('test',))
     use_pictures(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)

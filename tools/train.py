@@ -2,13 +2,15 @@
 
 import argparse
 
-from ralamala_mm.datasets import check_paths, use_checked_loading
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
     build_runner,
     drop_validation,
+    launched_rank,
     prepare_config,
     run,
     runner_parser,
+    settle_pretrained,
     start_processes,
     use_amp,
     use_auto_scale_lr,
@@ -25,8 +27,12 @@ def main(args: argparse.Namespace) -> None:
     use_resume(config, args.resume)
     if args.no_validate:
         drop_validation(config)
+    if args.data:
+        use_data(config, args.data, ('train', 'val'), show=launched_rank() == 0)
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
+    if (note := settle_pretrained(config)) and launched_rank() == 0:
+        print(note, flush=True)
     start_processes(config)
     build_runner(config).train()
 

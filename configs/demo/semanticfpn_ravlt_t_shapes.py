@@ -6,4 +6,5 @@ model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(drop_path_rate=0.0),
     neck=dict(in_channels=_base_.embed_dims, out_channels=width),
-    decode_head=dict(in_channels=[width] * 4, channels=width, num_classes=_base_.num_classes))
+    decode_head=dict(in_channels=[width] * 4, channels=width, num_classes=_base_.num_classes,
+                     loss_decode=dict(class_weight=_base_.class_weight)))

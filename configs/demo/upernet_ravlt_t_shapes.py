@@ -5,5 +5,7 @@ width = 64
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(drop_path_rate=0.0),
-    decode_head=dict(in_channels=_base_.embed_dims, channels=width, num_classes=_base_.num_classes),
-    auxiliary_head=dict(in_channels=_base_.embed_dims[2], channels=width, num_classes=_base_.num_classes))
+    decode_head=dict(in_channels=_base_.embed_dims, channels=width, num_classes=_base_.num_classes,
+                     loss_decode=dict(class_weight=_base_.class_weight)),
+    auxiliary_head=dict(in_channels=_base_.embed_dims[2], channels=width, num_classes=_base_.num_classes,
+                        loss_decode=dict(class_weight=_base_.class_weight)))

@@ -88,7 +88,7 @@ class HybridVisionTransformer(BaseModule):
         norm_cfg = norm_cfg or dict(type='SyncBN')
         self.patch_embed = Stem(in_channels, self.variant.embed_dims[0], norm_cfg)
         rate = self.variant.drop_path_rate if drop_path_rate is None else drop_path_rate
-        drop_paths = torch.linspace(0, rate, sum(self.variant.depths)).split(list(self.variant.depths))
+        drop_paths = torch.linspace(0, rate, sum(self.variant.depths), device='cpu').split(list(self.variant.depths))
         self.layers = nn.ModuleList(
             self._build_stage(self.variant, i, drop_paths[i].tolist(), norm_cfg, with_cp)
             for i in range(self.out_indices[-1] + 1))

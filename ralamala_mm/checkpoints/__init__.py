@@ -2,8 +2,9 @@
 
 from .identify import recorded_family
 from .loading import LoadReport, load_backbone_checkpoint, load_weights
-from .reading import check_file, find_weights, read_checkpoint
+from .reading import check_file, fetch, find_weights, read_checkpoint
 
 __all__ = [
-    'LoadReport', 'check_file', 'find_weights', 'load_backbone_checkpoint', 'load_weights', 'read_checkpoint', 'recorded_family',
+    'LoadReport', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights', 'read_checkpoint',
+    'recorded_family',
 ]

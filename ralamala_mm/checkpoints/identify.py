@@ -1,7 +1,8 @@
-"""Which backbone and size a state dict belongs to, told from its shapes."""
+"""Which backbone, size and head a state dict belongs to, told from its names and shapes."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from ralamala_mm.variants import NUM_STAGES, VARIANTS
 
 # Width of the 1×1 convolution before the classifier, the only shape that differs between the two backbones.
 _CLASSIFIER_WIDTHS = {1024: 'RAVLT', 2048: 'MALA', 2560: 'MALA'}
+META_KEY = 'ralamala_mm'  # under `meta` in the files that we write
 _LAYER_SCALE = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.gamma_1$')  # one entry per block
 
 
@@ -19,9 +21,14 @@ def identify_family(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def recorded_family(content: Mapping) -> str | None:
-    """The backbone that MMEngine's copy of the config in a checkpoint names; in a detector's weights both look alike."""
+    """The backbone that a checkpoint names in our own words or in the copy of its config (MMEngine: `cfg`, mmcv 1.x:
+    `config`); in a detector's weights both look alike."""
     meta = content.get('meta')
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return None
+    if isinstance(ours := meta.get(META_KEY), Mapping):
+        return ours.get('backbone')
+    text = meta.get('cfg') or meta.get('config')
     names = set(re.findall(r"type='(?:ralamala_mm\.)?(RAVLT|MALA)'", text)) if isinstance(text, str) else set()
     return names.pop() if len(names) == 1 else None
 
@@ -41,6 +48,34 @@ def identify_size(weights: Mapping[str, Tensor]) -> str | None:
         if all((dims[i], depths[i]) == (variant.embed_dims[i], variant.depths[i]) for i in stages):
             return name
     return None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a detector or segmentor has beside its backbone and neck."""
+
+    name: str  # as our configs begin
+    title: str
+    num_classes: int
+
+
+def identify_head(weights: Mapping[str, Tensor]) -> Head | None:
+    """The head of a whole model's weights, if it is one of the papers'."""
+    for marker, name, title, classifier, outputs in _HEADS:
+        if any(key.startswith(marker) for key in weights) and classifier in weights:
+            channels = weights[classifier].shape[0]
+            return Head(name, title, outputs(channels))
+    return None
+
+
+# First keys' beginning, config's beginning, name, classifier, number of classes from the classifier's channels.
+_HEADS = (
+    ('roi_head.bbox_head.0.', 'cascade_maskrcnn', 'Cascade Mask R-CNN', 'roi_head.bbox_head.0.fc_cls.bias', lambda n: n - 1),
+    ('roi_head.mask_head.', 'maskrcnn', 'Mask R-CNN', 'roi_head.bbox_head.fc_cls.bias', lambda n: n - 1),
+    ('bbox_head.retina_cls.', 'retinanet', 'RetinaNet', 'bbox_head.retina_cls.bias', lambda n: n // 9),  # 9 anchors a place
+    ('decode_head.psp_modules.', 'upernet', 'UPerNet', 'decode_head.conv_seg.bias', lambda n: n),
+    ('decode_head.scale_heads.', 'semanticfpn', 'Semantic FPN', 'decode_head.conv_seg.bias', lambda n: n),
+)
 
 
 def describe(weights: Mapping[str, Tensor]) -> str:

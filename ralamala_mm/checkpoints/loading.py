@@ -79,7 +79,7 @@ def load_backbone_checkpoint(backbone: nn.Module, location: str, prefix: str | N
 
 
 def load_weights(model: nn.Module, weights: StateDict, location: str, allow_other_heads: bool = False,
-                 family: str | None = None) -> LoadReport:
+                 family: str | None = None, complete: bool = False) -> LoadReport:
     """Copies the weights that fit into `model`, in place; all or nothing.
 
     Args:
@@ -89,9 +89,10 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
         allow_other_heads: leave out entries outside the backbone whose shapes differ, as when weights for other
             classes are fine-tuned.
         family: 'RAVLT' or 'MALA' if the file says which, see `recorded_family`.
+        complete: refuse weights that leave layers of the model as they are, as when it is evaluated.
 
     Raises:
-        UserError: nothing fits, a shape differs, or the file is of the other backbone.
+        UserError: nothing fits, a shape differs, the file is of the other backbone, or it is not complete.
     """
     own = model.state_dict()
     wanted = f'{type(model).__name__}' + (f"(arch='{model.arch}')" if isinstance(getattr(model, 'arch', None), str) else '')
@@ -117,7 +118,10 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     report = LoadReport(location, describe(inner), len(matching), len(own))
     for key in own.keys() - matching.keys() - set(other_heads):
         (report.fresh if _STARTS_FRESH.match(key.removeprefix('backbone.')) else report.missing).append(key)
-    built_stages = len(getattr(model, 'layers', ()))
+    if complete and (lacking := report.missing + [key for key in report.fresh if 'extra_norms.' in key]):
+        raise UserError(f'{location} lacks {len(lacking)} of the {len(own)} entries of {wanted} ({summarise(lacking)}): '
+                        'with those left at random, results would mean nothing')
+    built_stages = len(getattr(getattr(model, 'backbone', model), 'layers', ()))
     report.resized = sorted(other_heads)
     for key in weights.keys() - own.keys():
         (report.unused if _is_expected_leftover(key, built_stages) else report.unexpected).append(key)
@@ -133,6 +137,7 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
 
 def _is_expected_leftover(key: str, built_stages: int) -> bool:
     """The classifier's entries, and what belongs to stages that `out_indices` leaves out."""
+    key = key.removeprefix('backbone.')
     if _CLASSIFIER.match(key):
         return True
     if not built_stages:

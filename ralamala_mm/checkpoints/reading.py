@@ -1,6 +1,7 @@
 """A checkpoint file, from wherever, into memory, without running code that it may hold."""
 
 import difflib
+import fcntl
 import hashlib
 import pickle
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ralamala_mm.errors import UserError
 
-from .safety import load_safely, refused_name
+from .safety import load_safely, load_trusting, refused_name
 
 StateDict = dict[str, Tensor]
 
@@ -31,8 +32,12 @@ def near_names(path: Path, pattern: str = '*') -> str:
     return f'; did you mean {" or ".join(str(folder / name) for name in near)}?' if near else ''
 
 
-def read_checkpoint(location: str) -> Mapping:
+def read_checkpoint(location: str, trusted: bool = False) -> Mapping:
     """Reads a checkpoint from a path, a URL or any store that MMEngine's file backends know.
+
+    Args:
+        location: path or URL.
+        trusted: let the file run code while it is read, as Python's pickle does. Only for files from people you trust.
 
     Returns:
         What the file holds, with tensors on the CPU.
@@ -41,26 +46,34 @@ def read_checkpoint(location: str) -> Mapping:
         UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
     """
     if location.startswith(('http://', 'https://')):
-        path = _download(location)
-        return _read_file(path, f'{location} (kept as {path})')
+        path = fetch(location)
+        return _read_file(path, f'{location} (kept as {path})', trusted)
     if '://' in location:
         with get_file_backend(location).get_local_path(location) as path:
-            return _read_file(Path(path), location)
-    return _read_file(Path(location), location)
+            return _read_file(Path(path), location, trusted)
+    return _read_file(Path(location), location, trusted)
 
 
-def _download(url: str) -> Path:
-    """Fetches a file into PyTorch's cache, unless it is there; moved into place whole, so that processes may race."""
+def fetch(url: str) -> Path:
+    """The file of a URL in PyTorch's cache; downloaded once, also when several processes of a machine ask for it.
+
+    Raises:
+        UserError: it cannot be downloaded.
+    """
     # Different repositories use the same file names.
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), progress=True)
-        except OSError as error:
-            raise UserError(f'{url} could not be downloaded ({error}): fetch it where there is a network, and give the path '
-                            'of the file instead') from error
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix('.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process downloads, the others wait and find the file
+        if not path.exists():
+            try:
+                torch.hub.download_url_to_file(url, str(path), progress=True)
+            except OSError as error:
+                raise UserError(f'{url} could not be downloaded ({error}): fetch it where there is a network, and give the path '
+                                'of the file instead') from error
     return path
 
 
@@ -78,18 +91,19 @@ def check_file(path: Path, location: str) -> None:
         raise UserError(f'checkpoint {location} is empty; an interrupted download or a full disk leaves such files')
 
 
-def _read_file(path: Path, location: str) -> Mapping:
+def _read_file(path: Path, location: str, trusted: bool) -> Mapping:
     check_file(path, location)
     with path.open('rb') as file:
         start = file.read(64)
     if start.startswith(b'version https://git-lfs'):
         raise UserError(f'checkpoint {location} is a git-lfs pointer, not the weights themselves; run git lfs pull')
     try:
-        content = load_safely(path)
+        content = load_trusting(path) if trusted else load_safely(path)
     except pickle.UnpicklingError as error:
         if name := refused_name(error):
-            raise UserError(f'checkpoint {location} holds more than data and could run code when read, so it is refused '
-                            f'({name})') from error
+            raise UserError(f'checkpoint {location} holds more than data ({name}) and could run code when read, so it is '
+                            'refused; if you trust who made it, python tools/convert_checkpoint.py IN OUT --trust writes a '
+                            'copy that is data alone') from error
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint') from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError, UnicodeDecodeError) as error:
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error

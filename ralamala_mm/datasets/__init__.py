@@ -1,6 +1,7 @@
-"""Data: the built-in shapes, checks on the files of a user's own, and images read with care."""
+"""Data: the built-in shapes, a user's own folders looked at, checks on files, and images read with care."""
 
 from .loading import LoadCheckedImage, use_checked_loading
-from .paths import check_paths
+from .own import use_data
+from .paths import check_paths, set_data_root
 
-__all__ = ['LoadCheckedImage', 'check_paths', 'use_checked_loading']
+__all__ = ['LoadCheckedImage', 'check_paths', 'set_data_root', 'use_checked_loading', 'use_data']

@@ -10,6 +10,8 @@ from ralamala_mm.errors import UserError
 from .walking import leaf_datasets
 
 _COCO_PARTS = ('images', 'categories', 'annotations')
+_REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),
+                 categories=('id', 'name'))
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
 
@@ -34,31 +36,51 @@ def _json_problem(path: Path) -> str | None:
 
 def coco_problem(path: Path) -> str | None:
     """What is wrong with a COCO annotation file, or None."""
+    try:
+        content = json.loads(path.read_bytes() or b'""')
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if problem := structure_problem(path, content):
+        return problem
+    for position, annotation in enumerate(content['annotations']):
+        if 'id' not in annotation:
+            return f'has an entry without "id" in "annotations" (number {position})'
+    ids = [annotation['id'] for annotation in content['annotations']]
+    if len(set(ids)) != len(ids):
+        return 'uses an annotation id twice'
+    return None
+
+
+def structure_problem(path: Path, content: object) -> str | None:
+    """Why a file's content is not what the COCO format asks for, or None.
+
+    Args:
+        path: the file, looked into once more if its content could not be parsed.
+        content: what it holds; None if it could not be parsed.
+    """
     if path.stat().st_size == 0:
         return 'is empty'
-    try:
-        content = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        return f'is not valid JSON ({error.msg} in line {error.lineno}, column {error.colno}); was its download cut short?'
-    except UnicodeDecodeError:
-        return 'is not a text file'
+    if content is None:
+        try:
+            json.loads(path.read_bytes())
+        except json.JSONDecodeError as error:
+            return f'is not valid JSON ({error.msg} in line {error.lineno}, column {error.colno}); was its download cut short?'
+        except UnicodeDecodeError:
+            return 'is not a text file'
     if not isinstance(content, dict):
         return f'holds a {type(content).__name__}, not the object with images, annotations and categories of COCO'
     for part in _COCO_PARTS:
         if not isinstance(content.get(part), list):
             return NO_ANNOTATIONS if part == 'annotations' else f'has no list "{part}", which the COCO format asks for'
+    if not content['images']:
+        return 'lists no images'
     if not content['annotations']:
         return 'has no instances: its list "annotations" is empty'
-    required = dict(images=('id', 'file_name', 'height', 'width'), annotations=('id', 'image_id', 'category_id', 'bbox'),
-                    categories=('id', 'name'))
-    for part, keys in required.items():
+    for part, keys in _REQUIRED.items():
         for position, entry in enumerate(content[part]):
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 return f'has an entry without "{lacking[0]}" in "{part}" (number {position})'
-    ids = [annotation['id'] for annotation in content['annotations']]
-    if len(set(ids)) != len(ids):
-        return 'uses an annotation id twice'
     return None
 
 

@@ -1,4 +1,4 @@
-"""Whether the files and folders that a config's data sets name are there, before anything is built."""
+"""The files and folders that a config's data sets name: moved to another root, and checked before anything is built."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 
 from ralamala_mm.errors import UserError
 
-from .walking import datasets_of
+from .walking import MODES, datasets_of
 
 _WHERE_TO_GET = {
     'CocoDataset': 'COCO 2017 can be had from https://cocodataset.org/#download',
@@ -31,6 +31,33 @@ def check_paths(config: Config, modes: Sequence[str]) -> None:
             if path and not _is_remote(path) and not Path(path).is_file():
                 raise UserError(f'the annotation file {path} of the metric does not exist: {mode}_evaluator.ann_file names it; '
                                 '--data DIR sets it together with the data set')
+
+
+def set_data_root(config: Config, root: str) -> None:
+    """Replaces the config's `data_root` wherever a data set or a metric uses it.
+
+    Raises:
+        UserError: the config has no `data_root` at its top.
+    """
+    old = (config.get('data_root') or '').rstrip('/')
+    if not old:
+        raise UserError('--data needs a config with data_root at its top; this one has none: '
+                        'set the paths with --cfg-options train_dataloader.dataset.data_root=… and so on')
+    new = root.rstrip('/') + '/'
+
+    def moved(value):
+        if isinstance(value, str) and (value == old or value.startswith(old + '/')):
+            return new + value[len(old) + 1:]
+        if isinstance(value, dict):
+            for key in list(value):
+                value[key] = moved(value[key])
+        elif isinstance(value, list):
+            return [moved(item) for item in value]
+        return value
+
+    for key in ('data_root', *(f'{mode}_{part}' for mode in MODES for part in ('dataloader', 'evaluator'))):
+        if config.get(key) is not None:
+            config[key] = moved(config[key])
 
 
 def _check_dataset_paths(dataset: ConfigDict, option: str) -> None:

@@ -22,7 +22,7 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
-    parser.add_argument('--data', metavar='DIR', help='folder of the data set, in place of the config\'s data_root')
+    parser.add_argument('--data', metavar='DIR', help='folder of the data: looked at, reported, and put into the config')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings to override in the config, such as train_dataloader.batch_size=4; '
                              'lists as key="[a,b]" or key=a,b')

@@ -64,40 +64,11 @@ def prepare_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config, args.cfg_options)
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
-    if args.data:
-        set_data_root(config, args.data)
     for mode in MODES:
         loader = config.get(f'{mode}_dataloader')
         if loader and not loader.get('num_workers'):
             loader.persistent_workers = False  # which torch refuses without workers
     return config
-
-
-def set_data_root(config: Config, root: str) -> None:
-    """Replaces the config's `data_root` wherever a data set or a metric uses it.
-
-    Raises:
-        UserError: the config has no `data_root` at its top.
-    """
-    old = (config.get('data_root') or '').rstrip('/')
-    if not old:
-        raise UserError('--data needs a config with data_root at its top; this one has none: '
-                        'set the paths with --cfg-options train_dataloader.dataset.data_root=… and so on')
-    new = root.rstrip('/') + '/'
-
-    def moved(value):
-        if isinstance(value, str) and (value == old or value.startswith(old + '/')):
-            return new + value[len(old) + 1:]
-        if isinstance(value, dict):
-            for key in list(value):
-                value[key] = moved(value[key])
-        elif isinstance(value, list):
-            return [moved(item) for item in value]
-        return value
-
-    for key in ('data_root', *(f'{mode}_{part}' for mode in MODES for part in ('dataloader', 'evaluator'))):
-        if config.get(key) is not None:
-            config[key] = moved(config[key])
 
 
 def use_amp(config: Config) -> None:

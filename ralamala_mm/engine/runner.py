@@ -56,8 +56,8 @@ class DependableRunner(MMEngineRunner):
             model = model.module
         # train() builds the loop before it loads; until then this is the config of it, in test() too.
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
-        report = load_weights(model, find_weights(checkpoint, filename), filename, fine_tuning,
-                              recorded_family(checkpoint))
+        report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning,
+                              family=recorded_family(checkpoint), complete=not fine_tuning)
         self._has_loaded = True
         self.logger.info(str(report))
         return checkpoint

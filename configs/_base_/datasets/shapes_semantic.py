@@ -6,6 +6,8 @@ metainfo = dict(
     classes=('background', 'circle', 'square', 'triangle', 'star'),
     palette=[(90, 90, 90), (220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40)])
 num_classes = 5
+# Four pixels of five are background: with less weight the shapes are learnt sooner.
+class_weight = [0.3, 1.0, 1.0, 1.0, 1.0]
 crop_size = (128, 128)
 
 train_pipeline = [

@@ -1,0 +1,81 @@
+"""Any checkpoint of a RAVLT or MALA into a clean one of ours: weights alone, with what is known of them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ralamala_mm.errors import UserError
+from ralamala_mm.variants import VARIANTS
+
+from .identify import META_KEY, Head, identify_family, identify_head, identify_size, recorded_family
+from .loading import backbone_weights
+from .reading import StateDict, find_weights, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a file holds."""
+
+    weights: StateDict
+    size: str
+    family: str | None  # 'RAVLT' or 'MALA', or unknown: the weights alone look alike
+    head: Head | None
+    is_whole: bool  # a detector or segmentor, not a backbone
+    classes: tuple[str, ...] | None
+
+    def __str__(self) -> str:
+        either = f'RAVLT or MALA of size {self.size}, whose files look alike'
+        backbone = f'{self.family}-{self.size.upper()}' if self.family else either
+        if self.head:
+            return f'{self.head.title} with {backbone}, {self.head.num_classes} classes'
+        return f'{backbone}, with another head than the papers have' if self.is_whole else f'backbone {backbone}'
+
+
+def inspect_checkpoint(location: str, trusted: bool = False, family: str | None = None) -> Findings:
+    """Reads a checkpoint and finds out what it is.
+
+    Args:
+        location: path or URL, in any form that `read_checkpoint` knows.
+        trusted: let the file run code while it is read.
+        family: 'RAVLT' or 'MALA', for files that do not say it.
+
+    Raises:
+        UserError: it cannot be read, is no RAVLT or MALA of a published size, or says that it is of another family.
+    """
+    content = read_checkpoint(location, trusted)
+    weights = find_weights(content, location)
+    inner = backbone_weights(weights, None)
+    size = identify_size(inner)
+    if size is None:
+        raise UserError(f'{location} holds no RAVLT or MALA of a published size ({", ".join(VARIANTS)}); '
+                        f'its entries begin with {", ".join(list(weights)[:3])}')
+    known = identify_family(inner) or recorded_family(content)
+    if family and known and family != known:
+        raise UserError(f'{location} is of a {known}, not of a {family}')
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    return Findings(weights, size, known or family, identify_head(weights), is_whole=inner is not weights,
+                    classes=tuple(classes) if classes else None)
+
+
+def write_clean(findings: Findings, weights: StateDict, source: str, path: Path) -> None:
+    """Writes `weights` and what is known of them, in one move.
+
+    Args:
+        findings: of the file that they come from.
+        weights: the entries to keep.
+        source: where they come from, for the record.
+        path: the file to write.
+    """
+    meta = {META_KEY: dict(backbone=findings.family, size=findings.size, head=findings.head and findings.head.name,
+                           source=Path(source).name)}
+    if findings.classes:
+        meta['dataset_meta'] = dict(classes=findings.classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + '.part')
+    torch.save(dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta), unfinished)
+    os.replace(unfinished, path)

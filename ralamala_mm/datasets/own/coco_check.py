@@ -1,0 +1,212 @@
+"""What a COCO-format split holds and what is wrong with it; a mended copy where the wrong would stop or distort a run.
+
+A copy is made for what MMDetection or pycocotools cannot read or would count wrongly: annotation ids used twice, images
+without a file, `area` or `iscrowd` left out, categories in another order than in training, and, in a split that is
+evaluated, boxes that nothing can match. What they handle themselves is told, and left as it is.
+"""
+
+import collections
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from ralamala_mm.errors import UserError
+
+from .coco_files import CocoSplit
+from .report import ERROR, MENDED, NOTE, Problem, problem, some
+
+SMALLEST_SIDE = 32  # pixels; MMDetection's configs leave out smaller images
+_COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
+_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
+
+
+@dataclass
+class CheckedSplit:
+    """A split with its summary, its problems, and what has to be mended."""
+
+    split: CocoSplit
+    evaluated: bool
+    summary: str = ''
+    instances: collections.Counter = field(default_factory=collections.Counter)  # by category name
+    problems: list[Problem] = field(default_factory=list)
+    missing_images: set = field(default_factory=set)  # ids
+    bad_boxes: set = field(default_factory=set)  # positions in `annotations`
+    needs_copy: bool = False
+
+    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '') -> bool:
+        """Notes a problem if it has any entries; returns whether."""
+        if entries:
+            self.problems.append(problem(level, self.split.name, what, entries, consequence))
+        return bool(entries)
+
+
+def category_names(content: dict) -> list[str]:
+    """Names in the file's order, without parents of other categories that have no instances, as Roboflow writes them."""
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    names = collections.Counter(category['name'] for category in content['categories'])
+    parents = {category.get('supercategory') for category in content['categories']}
+    return [category['name'] for category in content['categories']
+            if category['id'] in used or not (category['name'] in parents or names[category['name']] > 1)]
+
+
+def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool) -> CheckedSplit:
+    """Looks at one split.
+
+    Args:
+        split: the split; its file is read if it was not.
+        wants_masks: whether the config's model learns masks.
+        evaluated: whether metrics are computed on it.
+    """
+    checked = CheckedSplit(split, evaluated)
+    _check_images(checked)
+    _check_categories(checked)
+    _check_annotations(checked, wants_masks)
+    _check_boxes(checked)
+    checked.summary = _summary(split)
+    return checked
+
+
+def _check_images(checked: CheckedSplit) -> None:
+    images = checked.split.content['images']
+    checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
+    checked.tell(NOTE, 'images listed twice', _twice(image['file_name'] for image in images))
+    present = _present(checked.split)
+    missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
+    checked.missing_images = set(missing)
+    checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()), 'left out with their annotations')
+    tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < SMALLEST_SIDE]
+    checked.tell(NOTE, f'images smaller than {SMALLEST_SIDE} pixels', tiny, 'training leaves them out')
+    checked.tell(ERROR, f'images of another size than the annotations say, of {min(len(images), _COMPARED)} looked at',
+                 _other_sizes(checked.split, present))
+
+
+def _check_categories(checked: CheckedSplit) -> None:
+    categories = checked.split.content['categories']
+    ids, wanted = [category['id'] for category in categories], category_names(checked.split.content)
+    checked.tell(ERROR, 'category ids used twice', _twice(ids))
+    checked.tell(ERROR, 'category names used twice', _twice(wanted))
+    checked.needs_copy |= wanted != [category['name'] for category in categories]
+    if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
+        text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
+        checked.problems.append(Problem(NOTE, checked.split.name, text))
+
+
+def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
+    content = checked.split.content
+    annotations, images = content['annotations'], {image['id'] for image in content['images']}
+    names = {category['id']: category['name'] for category in content['categories']}
+
+    def which(is_such: Callable[[dict], bool]) -> list[str]:
+        return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if is_such(a)]
+
+    repeated = _twice(a.get('id') for a in annotations)
+    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew')
+    checked.needs_copy |= any('area' not in a or 'iscrowd' not in a for a in annotations)
+    checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
+    checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
+    if wants_masks:
+        checked.tell(ERROR, 'annotations with a box but no mask', which(lambda a: not a.get('segmentation')),
+                     'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
+    checked.instances.update(names[a['category_id']] for a in annotations
+                             if a['category_id'] in names and a['image_id'] in images)
+    if not checked.evaluated:
+        unused = [name for name in category_names(content) if not checked.instances[name]]
+        checked.tell(NOTE, 'classes without an instance', unused)
+
+
+def _twice(values) -> list:
+    return [value for value, count in collections.Counter(values).items() if count > 1]
+
+
+def _present(split: CocoSplit) -> set[str]:
+    """The images that have a file; one listing of the folder is faster than asking for each."""
+    listed = set(os.listdir(split.image_dir))
+    return {name for image in split.content['images']
+            if (name := image['file_name']) in listed or os.path.exists(os.path.join(split.image_dir, name))}
+
+
+def _other_sizes(split: CocoSplit, present: set[str]) -> list[str]:
+    """'name is 640×480, not 480×640' for some images spread over the split."""
+    images = [image for image in split.content['images'] if image['file_name'] in present]
+    differences = []
+    for image in images[::max(1, len(images) // _COMPARED)]:
+        try:
+            with Image.open(os.path.join(split.image_dir, image['file_name'])) as picture:
+                width, height = picture.size
+        except OSError:  # damaged: told with its name when it is read
+            continue
+        if (width, height) != (image['width'], image['height']):
+            differences.append(f'{image["file_name"]} is {width}×{height}, not {image["width"]}×{image["height"]}')
+    return differences
+
+
+def _check_boxes(checked: CheckedSplit) -> None:
+    """Boxes without area or outside of their image, in one pass over arrays, as there may be a million."""
+    content = checked.split.content
+    images = {image['id']: image for image in content['images']}
+    known = [i for i, a in enumerate(content['annotations']) if a['image_id'] in images]
+    annotations = [content['annotations'][i] for i in known]
+    try:
+        boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4)
+    except (ValueError, TypeError) as error:
+        raise UserError(f'annotation file {checked.split.ann_file} has a bbox that is not four numbers: '
+                        'x, y, width, height') from error
+    limits = np.array([(images[a['image_id']]['width'], images[a['image_id']]['height']) for a in annotations], dtype=float)
+    limits = limits.reshape(-1, 2)
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    visible = np.minimum(high, limits) - np.maximum(low, 0)
+    flat = (boxes[:, 2:] <= 0).any(1)
+    outside = ~flat & (visible <= 0).any(1)
+    beyond = ~flat & ~outside & ((low < -1) | (high > limits + 1)).any(1)  # a pixel of rounding is common
+
+    def which(mask: np.ndarray) -> list[str]:
+        wrong = [annotations[i] for i in np.flatnonzero(mask)]
+        return [f'annotation {a.get("id", "without id")} of {images[a["image_id"]]["file_name"]}' for a in wrong]
+
+    left_out = 'left out' if checked.evaluated else 'training leaves them out'
+    checked.tell(MENDED, 'boxes without area', which(flat), left_out)
+    checked.tell(MENDED, 'boxes outside of their image', which(outside), left_out)
+    checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
+    checked.bad_boxes = {known[i] for i in np.flatnonzero(flat | outside)}
+    checked.needs_copy |= checked.evaluated and bool(checked.bad_boxes)
+
+
+def _summary(split: CocoSplit) -> str:
+    images, annotations = split.content['images'], split.content['annotations']
+    annotated = {a['image_id'] for a in annotations}
+    empty = sum(image['id'] not in annotated for image in images)
+    ends = [choose(images, key=lambda image: image['height'] * image['width']) for choose in (min, max)]
+    sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
+    areas = np.array([a.get('area') or a['bbox'][2] * a['bbox'][3] for a in annotations], dtype=float)
+    small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()
+    return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
+            f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '
+            f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')
+
+
+def mended_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[dict] | None = None) -> dict:
+    """The split's content without its defects, its categories in the order of `classes`.
+
+    Args:
+        checked: the split.
+        classes: names of all classes.
+        images: entries to keep, of a split that is divided; all by default.
+    """
+    content = checked.split.content
+    numbers = {name: i + 1 for i, name in enumerate(classes)}
+    names = {category['id']: category['name'] for category in content['categories']}
+    kept = [image for image in images or content['images'] if image['id'] not in checked.missing_images]
+    known = {image['id'] for image in kept}
+    annotations = []
+    for position, annotation in enumerate(content['annotations']):
+        number = numbers.get(names.get(annotation['category_id']))
+        if annotation['image_id'] not in known or number is None or position in checked.bad_boxes:
+            continue
+        width, height = annotation['bbox'][2:]
+        annotations.append({'iscrowd': 0, 'area': width * height, **annotation,
+                            'id': len(annotations) + 1, 'category_id': number})
+    categories = [dict(id=number, name=name) for name, number in numbers.items()]
+    return dict(images=kept, annotations=annotations, categories=categories)

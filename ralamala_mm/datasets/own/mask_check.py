@@ -1,0 +1,131 @@
+"""What the masks of a split hold: sizes, values or colours, read once and in parallel."""
+
+import collections
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .class_names import Colour
+from .mask_files import MaskSplit
+
+IGNORED = 255  # pixels that neither train nor count
+_MANY_COLOURS = 64  # a mask with more is a photograph, or smoothed at its edges
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask: how it stores its classes, and how many pixels have each value (or colour).
+
+    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'colour', 'deep' (beyond 8 bits)
+    or 'broken'.
+    """
+
+    kind: str
+    size: tuple[int, int]  # width, height
+    image_size: tuple[int, int] | None  # None: the image cannot be read, which is told when it is
+    pixels: dict[int | Colour, int]
+
+
+@dataclass
+class CheckedMasks:
+    """All masks of a split by the stem of their name."""
+
+    split: MaskSplit
+    masks: dict[str, Mask] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # stems of images without a mask
+    unpaired: list[str] = field(default_factory=list)  # masks without an image
+
+    def stems(self, is_such: Callable[[Mask], bool]) -> list[str]:
+        return [stem for stem, mask in self.masks.items() if is_such(mask)]
+
+    @property
+    def pixels(self) -> collections.Counter:
+        """Over all masks."""
+        total = collections.Counter()
+        for mask in self.masks.values():
+            total.update(mask.pixels)
+        return total
+
+
+def read_mask(path: Path, image: Path) -> Mask:
+    """Reads a mask whole, and of the image only its size."""
+    try:
+        with Image.open(image) as picture:
+            image_size = picture.size
+    except OSError:
+        image_size = None
+    try:
+        with Image.open(path) as picture:
+            size, mode = picture.size, picture.mode
+            values = np.asarray(picture.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else picture)
+    except (OSError, SyntaxError, ValueError):
+        return Mask('broken', (0, 0), image_size, {})
+    if values.ndim == 3:
+        if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+            return Mask('grey', size, image_size, _counts(values[..., 0]))
+        packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
+        colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed]
+        return Mask('colour', size, image_size, dict(zip(colours, map(int, counts), strict=True)))
+    if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
+        return Mask('deep', size, image_size, {int(values.max()): 1})
+    return Mask('index', size, image_size, _counts(values.astype(np.uint8)))
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    counts = np.bincount(values.ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
+    """Reads all masks of a split.
+
+    Args:
+        split: where they are.
+        show_progress: print how far it is on stderr when it takes long.
+    """
+    checked = CheckedMasks(split)
+    listed = set(os.listdir(split.mask_dir))
+    stems = split.all_stems
+    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
+    checked.missing = sorted(set(stems) - set(present))
+    if split.stems is None:
+        checked.unpaired = sorted(listed - {stem + split.mask_suffix for stem in stems})
+    started = told = time.monotonic()
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
+        for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
+            checked.masks[stem] = mask
+            now = time.monotonic()
+            if show_progress and now - told > 5:
+                told = now
+                left = (now - started) / i * (len(present) - i)
+                print(f'  looking at masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
+    return checked
+
+
+def too_many_colours(mask: Mask) -> bool:
+    """Whether a coloured mask cannot stand for classes."""
+    return mask.kind == 'colour' and len(mask.pixels) > _MANY_COLOURS
+
+
+def write_converted(path: Path, target: Path, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Writes one mask as classes `[H, W]` uint8.
+
+    Args:
+        path: the mask, in colours or values of its own.
+        target: the file to write, in one move.
+        convert: from the file's pixels, `[H, W, 3]` for colours, to classes.
+    """
+    with Image.open(path) as picture:
+        values = np.asarray(picture.convert('RGB') if picture.mode in ('RGBA', 'CMYK', 'LA') else picture)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f'{target.name}.{os.getpid()}')
+    Image.fromarray(convert(values).astype(np.uint8)).save(unfinished, format='PNG')
+    os.replace(unfinished, target)

@@ -1,0 +1,74 @@
+"""What was found in a user's data, for reading before training starts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+ERROR, MENDED, NOTE = 'ERROR', 'mended', 'note'  # stops; handled, as the text says; harmless, but good to know
+_ORDER = (ERROR, MENDED, NOTE)
+_SHOWN_CLASSES = 24
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of defect in one split."""
+
+    level: str
+    split: str
+    text: str
+
+
+def some(items: Iterable[object], count: int = 3) -> str:
+    """'a, b, c and 5 more': the first few of many."""
+    items = list(map(str, items))
+    more = len(items) - count
+    return ', '.join(items[:count]) + (f' and {more} more' if more > 0 else '')
+
+
+def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '') -> Problem:
+    """'images without a file: 2 (a.jpg, b.jpg); they are left out'."""
+    return Problem(level, split, f'{what}: {len(entries)} ({some(entries)})' + (f'; {consequence}' if consequence else ''))
+
+
+@dataclass
+class Report:
+    """The summary that is printed.
+
+    Args:
+        root: the folder.
+        layout: what kind of folder it was taken for.
+        splits: per split its name and a line about it.
+        classes: names with the number of instances, or the share of pixels, in the training split.
+        problems: in any order.
+    """
+
+    root: str
+    layout: str
+    splits: list[tuple[str, str]] = field(default_factory=list)
+    classes: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level == ERROR]
+
+    def __str__(self) -> str:
+        lines = [f'Data in {self.root}: {self.layout}']
+        lines += [f'  {name:<6} {text}' for name, text in self.splits]
+        named = [f'{name} {amount}' for name, amount in self.classes[:_SHOWN_CLASSES]]
+        if len(self.classes) > _SHOWN_CLASSES:
+            named.append(f'and {len(self.classes) - _SHOWN_CLASSES} more')
+        lines += _wrap(f'  {len(self.classes)} classes: ', named)
+        if not self.problems:
+            return '\n'.join([*lines, '  no problems found'])
+        for level in _ORDER:
+            lines += [f'  {level:<6} {problem.split}: {problem.text}' for problem in self.problems if problem.level == level]
+        return '\n'.join(lines)
+
+
+def _wrap(start: str, items: Sequence[str], width: int = 120) -> list[str]:
+    lines = [start]
+    for item in items:
+        if len(lines[-1]) + len(item) > width:
+            lines.append('    ')
+        lines[-1] += item + ('' if item is items[-1] else ', ')
+    return lines

@@ -1,0 +1,43 @@
+"""What the backbone starts from, settled before anything is built: a file, the released weights, or nothing."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from ralamala_mm.checkpoints import check_file, fetch
+from ralamala_mm.errors import UserError
+
+OPTION = 'model.backbone.pretrained'
+
+
+def settle_pretrained(config: Config) -> str | None:
+    """Fetches the weights that a RAVLT or MALA of the config starts from; drops them where a whole checkpoint follows.
+
+    Returns:
+        A line for the user if the backbone starts from scratch, else None.
+
+    Raises:
+        UserError: the weights are not there; the text names the options for a local file and for none.
+    """
+    backbone = config.model.get('backbone') or {}
+    if str(backbone.get('type')).split('.')[-1] not in ('RAVLT', 'MALA'):
+        return None
+    if config.get('load_from') or (config.get('resume') and find_latest_checkpoint(config.work_dir)):
+        backbone.pretrained = backbone.init_cfg = None
+        return None
+    init_cfg = backbone.get('init_cfg') or {}
+    source = backbone.get('pretrained') or (init_cfg.get('checkpoint') if init_cfg.get('type') == 'Pretrained' else None)
+    if source is None:
+        return (f'{backbone.type} starts from scratch, without ImageNet weights: the published results need them; '
+                f'--cfg-options {OPTION}=FILE gives some, a path or URL')
+    if source.startswith(('http://', 'https://')):
+        try:
+            fetch(source)
+        except UserError as error:
+            reason = error.__cause__ or error
+            raise UserError(f'the ImageNet weights {source} could not be downloaded ({reason}): --cfg-options {OPTION}=FILE '
+                            f'takes a local file, --cfg-options {OPTION}=None trains from scratch') from error
+    elif '://' not in source:
+        check_file(Path(source), source)
+    return None

@@ -1,0 +1,25 @@
+"""Parameters and multiply-adds of a config's model, no data set needed:  get_flops.py configs/maskrcnn_ravlt_s.py"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from ralamala_mm.analysis.flops import as_text, build_for_counting, count_model, default_shape
+from ralamala_mm.engine import load_config, run
+
+
+def main(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.cfg_options)
+    height_width = args.shape * 2 if args.shape and len(args.shape) == 1 else args.shape
+    shape = tuple(height_width) if height_width else default_shape(config)
+    print(as_text(count_model(build_for_counting(config), shape), shape))
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
+                        help='height and width, or one number for both (800 1280 for detection, 512 2048 for segmentation)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings to override')
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    run(parser, main)

@@ -1,0 +1,53 @@
+"""Any RAVLT or MALA checkpoint into a clean file of ours:  convert_checkpoint.py RAVLT_S.pth ravlt_s_clean.pth"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+from ralamala_mm import MALA, RAVLT
+from ralamala_mm.analysis.flops import build_for_counting
+from ralamala_mm.checkpoints.convert import Findings, inspect_checkpoint, write_clean
+from ralamala_mm.checkpoints.loading import backbone_weights, load_weights
+from ralamala_mm.datasets.classes import set_num_classes
+from ralamala_mm.engine import load_config, run
+from ralamala_mm.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def build_matching(findings: Findings) -> tuple[object, dict]:
+    """The model that the file is of, and the file's entries as that model names them."""
+    family = (findings.family or 'RAVLT').lower()
+    if findings.head is None:
+        backbone = {'ravlt': RAVLT, 'mala': MALA}[family](findings.size)
+        return backbone, backbone_weights(findings.weights, None)
+    (path, *_) = sorted((ROOT / 'configs').glob(f'{findings.head.name}_{family}_{findings.size}*.py'))
+    config = load_config(str(path))
+    set_num_classes(config.model, findings.head.num_classes)
+    print(f'Compared with {path.relative_to(ROOT)}, {findings.head.num_classes} classes.')
+    return build_for_counting(config), findings.weights
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.output.exists() and args.output.resolve() == Path(args.input).resolve():
+        raise UserError('OUT is IN: name another file to write')
+    findings = inspect_checkpoint(args.input, args.trust, args.backbone and args.backbone.upper())
+    print(f'{args.input}: {findings}.')
+    model, weights = build_matching(findings)
+    report = load_weights(model, weights, args.input, family=findings.family, complete=findings.head is not None)
+    print(report)
+    kept = {key: value for key, value in weights.items() if key in model.state_dict()}
+    write_clean(findings, kept, args.input, args.output)
+    print(f'Wrote {args.output}: {len(kept)} entries, {args.output.stat().st_size / 1e6:.1f} MB.')
+
+
+if __name__ == '__main__':
+    warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('input', metavar='IN', help='path or URL of a checkpoint')
+    parser.add_argument('output', metavar='OUT', type=Path, help='file to write')
+    parser.add_argument('--backbone', choices=['ravlt', 'mala'], help='for files that do not say which they are of')
+    parser.add_argument('--trust', action='store_true',
+                        help='let IN run code while it is read, as some files ask; only if you trust who made it')
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    run(parser, main)
