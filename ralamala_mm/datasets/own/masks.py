@@ -158,7 +158,7 @@ def _find_colours(names: ClassNames | None, masks: Sequence[Mask], pixels: set, 
     shown = sorted({(pixel if isinstance(pixel, tuple) else (pixel,) * 3) for mask in colours[:50] for pixel in mask.pixels})
     if any(too_many_colours(mask) for mask in colours):
         most = max(len(mask.pixels) for mask in colours)
-        report.problems.append(Problem(ERROR, where, f'masks have up to {most} colours: they are photographs, or were smoothed or '
+        report.problems.append(Problem(ERROR, where, f'masks have up to {most} colours: they are photographs, or smoothed or '
                                        'saved as JPEG'))
         return None
     if names is None or names.colours is None:

@@ -1,0 +1,201 @@
+"""COCO-format folders: layouts that are found, defects that are told, and data sets that read what was meant."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from ralamala_mm.datasets import check_paths, use_data
+from ralamala_mm.errors import UserError
+
+SHAPES = ('circle', 'square', 'triangle', 'star')
+
+
+def read(config: Config, mode: str) -> list[dict]:
+    """Every image with its labels, as MMDetection reads it."""
+    import mmdet.datasets  # noqa: F401
+
+    with DATASETS.switch_scope_and_registry('mmdet') as registry:
+        dataset = registry.build(dict(config[f'{mode}_dataloader'].dataset, pipeline=[]))
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def labels(config: Config, mode: str) -> dict[str, list[str]]:
+    classes = config[f'{mode}_dataloader'].dataset.metainfo.classes
+    return {Path(info['img_path']).name: sorted(classes[i['bbox_label']] for i in info['instances']) for info in read(config, mode)}
+
+
+def truth(root: Path, split: str) -> dict[str, list[str]]:
+    content = json.loads((root / f'annotations/instances_{split}.json').read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    return {image['file_name']: sorted(names[a['category_id']] for a in content['annotations'] if a['image_id'] == image['id'])
+            for image in content['images']}
+
+
+@pytest.mark.parametrize('name', ['maskrcnn_ravlt_t', 'cascade_maskrcnn_ravlt_t_3x'])
+def test_as_roboflow_exports(name: str, config: Callable, roboflow: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config(name)
+    use_data(own, str(roboflow), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    assert labels(own, 'train') == truth(shapes_root, 'train')
+    assert labels(own, 'val') == truth(shapes_root, 'val')
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == SHAPES
+    box_heads = own.model.roi_head.bbox_head
+    for head in [*(box_heads if isinstance(box_heads, list) else [box_heads])]:
+        assert head.num_classes == 4
+    printed = capsys.readouterr().out
+    assert 'as Roboflow exports it' in printed
+    assert '12 images of 128×128, 0 of them empty' in printed
+    assert '4 classes: ' in printed
+
+
+def test_as_cvat_exports(config: Callable, cvat: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('retinanet_mala_t')
+    use_data(own, str(cvat), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    assert own.model.bbox_head.num_classes == 4
+    train, val = labels(own, 'train'), labels(own, 'val')
+    assert (len(train), len(val)) == (10, 2)  # every tenth of 12 is held out
+    assert train | val == truth(shapes_root, 'train')
+    printed = capsys.readouterr().out
+    assert 'as CVAT exports it' in printed
+    assert 'every 10th image is held out' in printed
+
+
+def test_categories_in_another_order_and_fields_left_out(config: Callable, reordered: Path, shapes_root: Path,
+                                                         capsys: pytest.CaptureFixture):
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(reordered), ('train', 'val'))
+    assert labels(own, 'train') == truth(shapes_root, 'train')
+    assert labels(own, 'val') == truth(shapes_root, 'val')
+    assert own.val_evaluator.ann_file == str(Path(own.work_dir, 'data/val.json').absolute())
+    assert 'mended val: categories differ from training, or in order' in capsys.readouterr().out
+    # The metric reads the same copy; its ground truth matches itself.
+    from pycocotools.coco import COCO
+
+    assert [category['name'] for category in COCO(own.val_evaluator.ann_file).cats.values()] == list(SHAPES)
+
+
+def test_testing_reads_the_test_split_if_there_is_one(config: Callable, roboflow: Path):
+    shutil.copytree(roboflow / 'valid', roboflow / 'test')
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(roboflow), ('test',))
+    assert 'test' in own.test_dataloader.dataset.ann_file
+    assert own.test_dataloader.dataset.data_prefix.img == 'test/'
+
+
+def test_the_config_s_own_data_elsewhere(config: Callable, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('demo/maskrcnn_ravlt_t_shapes')
+    before = own.train_dataloader.dataset.metainfo
+    use_data(own, str(shapes_root), ('train', 'val'))
+    assert own.train_dataloader.dataset.data_root == str(shapes_root)
+    assert own.train_dataloader.dataset.ann_file == 'annotations/instances_train.json'
+    assert own.train_dataloader.dataset.metainfo == before  # its palette too
+    assert own.val_evaluator.ann_file == str(shapes_root / 'annotations/instances_val.json')
+    assert 'no problems found' in capsys.readouterr().out
+    assert not Path(own.work_dir).exists()
+
+
+def plant(root: Path, defect: Callable[[dict], object], split: str = 'train') -> dict:
+    path = root / f'annotations/instances_{split}.json'
+    content = json.loads(path.read_text())
+    defect(content)
+    path.write_text(json.dumps(content))
+    return content
+
+
+def test_a_mended_copy_is_read_whole(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    """All that can be mended, at once; the user's file is not changed."""
+
+    def defects(content: dict) -> None:
+        boxes = content['annotations']
+        boxes[0]['bbox'][2] = 0
+        boxes[1]['bbox'] = [-900.0, 10.0, 50.0, 50.0]
+        boxes[2]['bbox'] = [100.0, 100.0, 90.0, 90.0]
+        boxes[3]['id'] = boxes[4]['id']
+        boxes.append(dict(boxes[5], id=9999, image_id=4242))
+
+    content = plant(coco, defects)
+    text = (coco / 'annotations/instances_train.json').read_text()
+    (coco / 'train' / content['images'][-1]['file_name']).unlink()
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ('train', 'val'))
+    printed = capsys.readouterr().out
+    for part in ('boxes without area: 1 (annotation 1 of 00000.png)', 'boxes outside of their image: 1 (annotation 2',
+                 'boxes that reach beyond their image: 1 (annotation 3', 'annotation ids used twice or missing: 1 (5)',
+                 'annotations of images that are not listed: 1 (annotation 9999); not used',
+                 'images without a file: 1 (00011.png); left out with their annotations'):
+        assert part in printed, printed
+    assert (coco / 'annotations/instances_train.json').read_text() == text
+    assert len(read(own, 'train')) == 11
+    copy = json.loads(Path(own.train_dataloader.dataset.ann_file).read_text())
+    assert len({a['id'] for a in copy['annotations']}) == len(copy['annotations'])
+
+
+@pytest.mark.parametrize(('defect', 'message'), [
+    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR  train: image ids used twice: 1 (0)'),
+    (lambda c: c['images'][0].update(width=64), 'ERROR  train: images of another size than the annotations say, of 12 looked at: 1 '
+                                                '(00000.png is 128×128, not 64×128)'),
+    (lambda c: c['categories'][1].update(id=1), 'ERROR  train: category ids used twice: 1 (1)'),
+    (lambda c: c['categories'][1].update(name='circle'), 'ERROR  train: category names used twice: 1 (circle)'),
+    (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR  train: annotations with a box but no mask: 1 (annotation 1); '
+                                                            'this model needs masks: draw them, or train a RetinaNet'),
+    (lambda c: [a.update(category_id=1) for a in c['annotations']] and c['categories'].__delitem__(slice(1, None)),
+     'ERROR  val: has instances of square, star, triangle, which training does not know'),
+])
+def test_defects_that_stop(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, defect)
+    own = config('maskrcnn_ravlt_t')
+    with pytest.raises(UserError, match='cannot be used as it is: .* marked ERROR in the report above'):
+        use_data(own, str(coco), ('train', 'val'))
+    printed = capsys.readouterr().out
+    assert message in printed, printed
+    assert not Path(own.work_dir).exists()
+
+
+@pytest.mark.parametrize(('defect', 'message'), [
+    (lambda c: [x.update(id=x['id'] * 7) for x in c['categories']] and [a.update(category_id=a['category_id'] * 7)
+                                                                         for a in c['annotations']],
+     'category ids have gaps (7, 14, 21, 28), which is fine'),
+    (lambda c: c['annotations'][0].update(category_id=77), 'annotations of a category that is not listed: 1 (annotation 1)'),
+    (lambda c: c['categories'].append(dict(id=5, name='hexagon')), 'classes without an instance: 1 (hexagon)'),
+    (lambda c: c['images'].append(dict(c['images'][0], id=77)), 'images listed twice: 1 (00000.png)'),
+])
+def test_what_is_only_noted(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, defect)
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ('train',))
+    assert f'note   train: {message}' in capsys.readouterr().out
+
+
+def test_boxes_suffice_for_a_model_without_masks(config: Callable, coco: Path):
+    for split in ('train', 'val'):
+        plant(coco, lambda c: [a.pop('segmentation') for a in c['annotations']], split)
+    use_data(config('retinanet_ravlt_t'), str(coco), ('train', 'val'))
+
+
+def test_boxes_that_are_no_boxes(config: Callable, coco: Path):
+    plant(coco, lambda c: c['annotations'][0].update(bbox=[1, 2]))
+    with pytest.raises(UserError, match='has a bbox that is not four numbers'):
+        use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
+
+
+def test_images_that_are_nowhere(config: Callable, coco: Path):
+    shutil.rmtree(coco / 'train')
+    with pytest.raises(UserError, match='none of the images that .*instances_train.json names is there, such as 00000.png; looked in'):
+        use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
+
+
+def test_two_files_for_one_split(config: Callable, coco: Path):
+    shutil.copy(coco / 'annotations/instances_train.json', coco / 'annotations/instances_training.json')
+    with pytest.raises(UserError, match='could both be the train annotations'):
+        use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
+
+
+def test_masks_for_a_detector(config: Callable, voc: Path):
+    with pytest.raises(UserError, match='holds images with masks but no COCO annotations'):
+        use_data(config('maskrcnn_ravlt_t'), str(voc), ('train',))

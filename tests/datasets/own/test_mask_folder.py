@@ -1,0 +1,187 @@
+"""Folders of images and masks: layouts that are found, defects that are told, and masks that are read as meant."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from PIL import Image
+
+from ralamala_mm.datasets import check_paths, use_data
+from ralamala_mm.errors import UserError
+
+NAMES = ('background', 'circle', 'square', 'triangle', 'star')
+COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9))
+
+
+def read(config: Config, mode: str) -> dict[str, np.ndarray]:
+    """Every mask by the name of its image, as MMSegmentation reads it."""
+    import mmseg.datasets  # noqa: F401
+
+    with DATASETS.switch_scope_and_registry('mmseg') as registry:
+        dataset = registry.build(dict(config[f'{mode}_dataloader'].dataset,
+                                      pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]))
+    return {Path(item['img_path']).stem: item['gt_seg_map'] for item in dataset}
+
+
+def truth(root: Path, split: str) -> dict[str, np.ndarray]:
+    return {path.stem: np.asarray(Image.open(path)) for path in sorted((root / 'semantic' / split).iterdir())}
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
+
+
+def test_ade20k_s_folders_with_own_pictures(config: Callable, ade: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    assert same(read(own, 'train'), truth(shapes_root, 'train'))
+    assert same(read(own, 'val'), truth(shapes_root, 'val'))
+    assert own.model.decode_head.num_classes == own.model.auxiliary_head.num_classes == 5
+    assert own.train_dataloader.dataset.type == 'BaseSegDataset'  # not ADE20K's, whose 0 is no class
+    printed = capsys.readouterr().out
+    assert '5 classes: class 0' in printed
+    assert 'a file classes.txt' in printed
+
+
+def test_ade20k_itself_stays_what_it_is(config: Callable, ade: Path):
+    for path in [*ade.glob('images/*/*'), *ade.glob('annotations/*/*')]:
+        if path.parent.parent.name == 'images':
+            Image.open(path).convert('RGB').save(path.with_name(f'ADE_{path.stem}.jpg'))
+        else:
+            shutil.copy(path, path.with_name(f'ADE_{path.name}'))
+        path.unlink()
+    own = config('semanticfpn_mala_t')
+    use_data(own, str(ade), ('train', 'val'))
+    assert own.train_dataloader.dataset.type == 'ADE20KDataset'
+    assert own.model.decode_head.num_classes == 150
+    assert own.val_dataloader.dataset.data_root == str(ade)
+    assert len(read(own, 'train')) == 12
+
+
+def test_one_pair_without_splits(config: Callable, pair: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(pair), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    train, val = read(own, 'train'), read(own, 'val')
+    assert (len(train), len(val)) == (10, 2)
+    assert same(train | val, truth(shapes_root, 'train'))
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
+    assert 'every 10th image is held out' in capsys.readouterr().out
+
+
+def test_coloured_masks_with_their_list(config: Callable, voc: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('upernet_mala_t')
+    use_data(own, str(voc), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
+    printed = capsys.readouterr().out
+    assert 'masks are coloured (RGB); labelmap.txt says which colour is which class' in printed
+    assert 'background 79' in printed or 'background 80' in printed
+
+
+def test_palette_masks_are_their_indices(config: Callable, ade: Path, shapes_root: Path):
+    for path in ade.glob('annotations/*/*'):
+        mask = Image.fromarray(np.asarray(Image.open(path)))
+        mask.putpalette([channel for colour in COLOURS for channel in colour])
+        assert mask.mode == 'P'
+        mask.save(path)
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ('train', 'val'))
+    assert same(read(own, 'train'), truth(shapes_root, 'train'))
+
+
+@pytest.mark.parametrize(('change', 'message', 'expected'), [
+    (lambda m: np.where(m > 0, 255, 0), '255 is taken for the object', lambda m: m > 0),
+    (lambda m: np.repeat(m[..., None], 3, axis=2), 'grey pictures of three channels', lambda m: m),
+])
+def test_masks_that_are_converted(change: Callable, message: str, expected: Callable, config: Callable, ade: Path,
+                                  shapes_root: Path, capsys: pytest.CaptureFixture):
+    for path in ade.glob('annotations/*/*'):
+        Image.fromarray(change(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ('train', 'val'))
+    assert message in capsys.readouterr().out
+    assert same(read(own, 'train'), {key: expected(mask) for key, mask in truth(shapes_root, 'train').items()})
+
+
+def spoil(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = root / 'annotations/training/00003.png'
+    Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def photograph(mask: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+
+
+def coloured(mask: np.ndarray) -> np.ndarray:
+    return np.array([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9), (9, 9, 0)], np.uint8)[mask]
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda m: np.where(m == m.max(), 9, m).astype(np.uint8), 'masks with values outside the classes: 1 (00003); values 9, '
+                                                              'where 0 to 4 and 255 (ignored) may be'),
+    (lambda m: m[:100], 'masks of another size than their image: 1 (00003: image 128×128, mask 128×100)'),
+    (lambda m: m.astype(np.uint16) * 1000, 'masks with values above 255: 1 (00003)'),
+    (coloured, '1 masks are coloured (RGB), and nothing says which colour is which class'),
+    (photograph, 'masks have up to'),
+])
+def test_defects_that_stop(change: Callable, message: str, config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    (ade / 'classes.txt').write_text('\n'.join(NAMES))
+    spoil(ade, change)
+    own = config('upernet_ravlt_t')
+    with pytest.raises(UserError, match='marked ERROR in the report above'):
+        use_data(own, str(ade), ('train', 'val'))
+    assert message in capsys.readouterr().out
+    assert not Path(own.work_dir).exists()
+
+
+def test_a_mask_that_cannot_be_read(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    (ade / 'annotations/training/00003.png').write_bytes(b'PNG')
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train',))
+    assert 'masks that cannot be read: 1 (00003)' in capsys.readouterr().out
+
+
+def test_colours_that_the_list_lacks(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+    lines = (voc / 'labelmap.txt').read_text().splitlines()
+    (voc / 'labelmap.txt').write_text('\n'.join(lines[:-1]))
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(voc), ('train', 'val'))
+    assert 'masks have colours that' in capsys.readouterr().out
+
+
+def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    (ade / 'annotations/training/00003.png').unlink()
+    (ade / 'images/training/00005.png').unlink()
+    shutil.copy(ade / 'images/training/00006.png', ade / 'images/training/extra.bmp')
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ('train', 'val'))
+    printed = capsys.readouterr().out
+    assert 'mended train: images without a mask: 1 (00003); left out' in printed
+    assert 'note   train: masks without an image: 1 (00005.png); not used' in printed
+    assert 'images that do not end in .png as most do: 1 (extra.bmp); not used' in printed
+    assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(12) if i not in (3, 5)]
+
+
+def test_masks_with_other_names(config: Callable, ade: Path):
+    for path in ade.glob('annotations/*/*'):
+        path.rename(path.with_name('x' + path.name))
+    with pytest.raises(UserError, match='no mask in .* bears the name of an image'):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train',))
+
+
+def test_a_list_of_names_that_is_none(config: Callable, voc: Path):
+    (voc / 'labelmap.txt').write_text('background')
+    with pytest.raises(UserError, match=r'labelmap.txt is not a list of class names'):
+        use_data(config('upernet_ravlt_t'), str(voc), ('train',))
+
+
+def test_annotations_for_a_segmentor(config: Callable, cvat: Path):
+    with pytest.raises(UserError, match='holds COCO annotations but no masks'):
+        use_data(config('upernet_ravlt_t'), str(cvat), ('train',))
