@@ -8,6 +8,7 @@ mmcv 1.x do not see products of activations; here the products inside the attent
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from mmengine.config import Config
@@ -77,7 +78,7 @@ def build_for_counting(config: Config) -> nn.Module:
         raise UserError('the config has no model to count')
     scope = config.get('default_scope') or 'mmengine'
     if scope in ('mmdet', 'mmseg'):
-        __import__(f'{scope}.models')
+        import_module(f'{scope}.models')
     with DefaultScope.overwrite_default_scope(scope):
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
 

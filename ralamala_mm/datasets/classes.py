@@ -1,6 +1,7 @@
 """The classes of a config: which it has, and giving it others."""
 
 from collections.abc import Sequence
+from importlib import import_module
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
@@ -12,7 +13,7 @@ def config_classes(config: Config) -> tuple[str, ...]:
     """The classes that the config's data sets are read with, by their `metainfo` or their type; () if neither says."""
     scope = config.get('default_scope') or 'mmengine'
     if scope in ('mmdet', 'mmseg'):
-        __import__(f'{scope}.datasets')
+        import_module(f'{scope}.datasets')
     for _, dataset in datasets_of(config):
         if classes := (dataset.get('metainfo') or {}).get('classes'):
             return tuple(classes)

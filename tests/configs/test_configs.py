@@ -1,6 +1,7 @@
 """Every config at the top parses, builds, trains and predicts on the CPU."""
 
 import copy
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from ralamala_mm.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for folder in ('configs', 'configs/demo') for path in (ROOT / folder).glob('*.py'))
-RECIPES = ('retinanet_{}_{}', 'maskrcnn_{}_{}', 'maskrcnn_{}_{}_3x', 'cascade_maskrcnn_{}_{}_3x', 'semanticfpn_{}_{}', 'upernet_{}_{}')
+RECIPES = ('retinanet_{}_{}', 'maskrcnn_{}_{}', 'maskrcnn_{}_{}_3x', 'cascade_maskrcnn_{}_{}_3x', 'semanticfpn_{}_{}',
+           'upernet_{}_{}')
 
 
 def test_the_promised_configs_are_there():
@@ -29,9 +31,7 @@ def test_the_promised_configs_are_there():
 
 
 def build(config: Config) -> torch.nn.Module:
-    import mmdet.models
-    import mmseg.models  # noqa: F401
-
+    import_module(f'{config.default_scope}.models')
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model)))
 

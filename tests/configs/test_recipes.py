@@ -141,6 +141,7 @@ def test_heads(load: Callable[[str], Config]):
     assert cascade.rpn_head.loss_bbox.beta == pytest.approx(1 / 9)
     assert load('maskrcnn_ravlt_s').model.train_cfg.rpn_proposal.max_per_img == 1000
     upernet = load('upernet_mala_s').model
-    assert (upernet.decode_head.channels, upernet.auxiliary_head.in_index, upernet.auxiliary_head.loss_decode.loss_weight) == (512, 2, 0.4)
+    assert upernet.decode_head.channels == 512
+    assert (upernet.auxiliary_head.in_index, upernet.auxiliary_head.loss_decode.loss_weight) == (2, 0.4)
     semantic = load('semanticfpn_mala_s').model
     assert (semantic.neck.out_channels, semantic.decode_head.channels) == (256, 128)

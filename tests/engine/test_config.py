@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from ralamala_mm.datasets import set_data_root
 from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import load_config, prepare_config, use_auto_scale_lr, use_resume
-from ralamala_mm.datasets import set_data_root
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import torch
 CONFIG = 'configs/maskrcnn_ravlt_t.py'
 SMALL = ['--cfg-options', 'model.backbone.pretrained=None', 'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
          'test_dataloader.num_workers=0', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1',
-         'model.train_cfg.rpn_proposal.max_per_img=50', 'model.train_cfg.rcnn.sampler.num=16', 'model.test_cfg.rcnn.max_per_img=5',
+         'model.train_cfg.rpn_proposal.max_per_img=50', 'model.train_cfg.rcnn.sampler.num=16',
+         'model.test_cfg.rcnn.max_per_img=5',
          'train_dataloader.dataset.pipeline.2.scale=(128,128)', 'val_dataloader.dataset.pipeline.1.scale=(128,128)',
          'test_dataloader.dataset.pipeline.1.scale=(128,128)']
 

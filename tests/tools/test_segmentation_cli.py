@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 def trained(call: Callable, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work directory of two iterations of training."""
     work_dir = tmp_path_factory.mktemp('work')
-    result = call('python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', work_dir, *SMALL, 'train_cfg.max_iters=2')
+    result = call('python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', work_dir, *SMALL,
+                  'train_cfg.max_iters=2')
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'folders of images and masks' in result.stdout
     assert 'RAVLT starts from scratch' in result.stdout
@@ -46,8 +47,9 @@ def test_training_and_resuming_by_iterations(trained: Path, call: Callable, shap
 
 @pytest.mark.parametrize('tta', [False, True])
 def test_evaluation(trained: Path, call: Callable, shapes_root: Path, tmp_path: Path, tta: bool):
+    options = ['--tta'] if tta else ['--show-dir', tmp_path / 'drawn']
     result = call('python', 'tools/test.py', CONFIG, trained / 'iter_2.pth', '--data', shapes_root, '--work-dir', tmp_path / 'w',
-                  '--out', tmp_path / 'masks', *([] if tta else ['--show-dir', tmp_path / 'drawn']), *(['--tta'] if tta else []), *SMALL)
+                  '--out', tmp_path / 'masks', *options, *SMALL)
     assert result.returncode == 0, result.stderr[-3000:]
     assert re.search(r'mIoU: [\d.]+', result.stdout)
     masks = sorted((tmp_path / 'masks').glob('*.png'))

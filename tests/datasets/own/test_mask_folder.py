@@ -172,7 +172,7 @@ def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys
 def test_masks_with_other_names(config: Callable, ade: Path):
     for path in ade.glob('annotations/*/*'):
         path.rename(path.with_name('x' + path.name))
-    with pytest.raises(UserError, match='no mask in .* bears the name of an image'):
+    with pytest.raises(UserError, match=r'no mask in .* bears the name of an image'):
         use_data(config('upernet_ravlt_t'), str(ade), ('train',))
 
 
