@@ -7,7 +7,7 @@ _base_ = [
 
 iterations = 1000
 train_cfg = dict(max_iters=iterations, val_interval=250)
-optim_wrapper = dict(optimizer=dict(lr=8e-4), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, T_max=iterations, eta_min=1e-6),

@@ -15,7 +15,8 @@ from .reading import StateDict, find_weights, read_checkpoint
 
 # An ImageNet file has a classifier that the backbones lack, and lacks the norms of the maps given out.
 _CLASSIFIER = re.compile(r'(proj|norm|head)\.')
-_STARTS_FRESH = re.compile(r'extra_norms\.|.*num_batches_tracked$|.*RoPE\.angle$')
+_STARTS_FRESH = re.compile(r'extra_norms\.')
+_NO_WEIGHTS = ('num_batches_tracked', 'RoPE.angle')  # counters, and angles that follow from a formula: files may lack them
 
 
 @dataclass
@@ -115,10 +116,11 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     if family and own_family in ('RAVLT', 'MALA') and family != own_family:
         raise UserError(f'{location} does not fit {wanted}: its backbone is a {family}, not a {own_family}')
 
-    report = LoadReport(location, describe(inner), len(matching), len(own))
-    for key in own.keys() - matching.keys() - set(other_heads):
+    lacking = [key for key in own.keys() - matching.keys() - set(other_heads) if not key.endswith(_NO_WEIGHTS)]
+    report = LoadReport(location, describe(inner), len(matching), total=len(matching) + len(other_heads) + len(lacking))
+    for key in lacking:
         (report.fresh if _STARTS_FRESH.match(key.removeprefix('backbone.')) else report.missing).append(key)
-    if complete and (lacking := report.missing + [key for key in report.fresh if 'extra_norms.' in key]):
+    if complete and lacking:
         raise UserError(f'{location} lacks {len(lacking)} of the {len(own)} entries of {wanted} ({summarise(lacking)}): '
                         'with those left at random, results would mean nothing')
     built_stages = len(getattr(getattr(model, 'backbone', model), 'layers', ()))
