@@ -35,7 +35,7 @@ def settle_pretrained(config: Config) -> str | None:
         try:
             fetch(source)
         except UserError as error:
-            reason = error.__cause__ or error
+            reason = getattr(error.__cause__, 'reason', None) or error.__cause__ or error
             raise UserError(f'the ImageNet weights {source} could not be downloaded ({reason}): --cfg-options {OPTION}=FILE '
                             f'takes a local file, --cfg-options {OPTION}=None trains from scratch') from error
     elif '://' not in source:

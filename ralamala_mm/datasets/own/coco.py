@@ -26,14 +26,14 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str]) -> Report 
         modes: the data loaders that will be used, of 'train', 'val', 'test'.
 
     Returns:
-        The report, or None if the folder holds no COCO-format annotations.
+        The report, or None if the folder holds no COCO-format annotations, or none to train on when that is asked for.
 
     Raises:
         UserError: an annotation file is no COCO, or its images are nowhere.
     """
     layout, splits = find_coco(root)
     training = splits.get('train') or splits.get('all')
-    if training is None:
+    if not splits or (training is None and 'train' in modes):
         return None
     # Without a test split, tests run on the validation pictures, as in COCO's configs.
     validation = splits.get('val') or splits.get('test')
@@ -43,16 +43,18 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str]) -> Report 
     known = config_classes(config)
     # Training is looked at in any case, as its classes are the model's, unless the config has just those of the others.
     others = [split for mode in modes if (split := chosen[mode]) and split is not training]
-    needs_training = 'train' in modes or not others or any(category_names(split.content) != list(known) for split in others)
+    needs_training = training is not None and (
+        'train' in modes or not others or any(category_names(split.content) != list(known) for split in others))
     looked_at = dict.fromkeys([training] * needs_training + others)
+    first = next(iter(looked_at))
     checked = {split.name: check_split(split, wants_masks, evaluated=split is not training) for split in looked_at}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems
-    classes = category_names(training.content) if needs_training else list(known)
-    counted = checked[next(iter(looked_at)).name].instances
+    classes = category_names(first.content)
+    counted = checked[first.name].instances
     report.classes = [(name, str(counted[name])) for name in sorted(classes, key=counted.__getitem__, reverse=True)]
-    report.problems += _category_problems(classes, checked, training)
+    report.problems += _category_problems(classes, checked, first)
     if report.errors:
         return report
 
@@ -60,6 +62,8 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str]) -> Report 
         set_classes(config, classes)
     files = _files(config, report, chosen, checked, classes)
     for mode, dataset in datasets_of(config):
+        if mode not in files:
+            continue
         image_dir = (chosen[mode] or training).image_dir
         dataset.data_root = str(root)
         dataset.ann_file = str(files[mode])
@@ -68,16 +72,16 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str]) -> Report 
     for mode in ('val', 'test'):
         evaluators = config.get(f'{mode}_evaluator') or []
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            if 'ann_file' in evaluator:
+            if 'ann_file' in evaluator and mode in files:
                 evaluator.ann_file = os.path.join(root, files[mode])
     return report
 
 
-def _category_problems(classes: Sequence[str], checked: dict[str, CheckedSplit], training: CocoSplit) -> list[Problem]:
+def _category_problems(classes: Sequence[str], checked: dict[str, CheckedSplit], first: CocoSplit) -> list[Problem]:
     """MMDetection numbers labels by the order in each file, so that every split must list the same in the same order."""
     problems = []
     for name, split in checked.items():
-        if split.split is training:
+        if split.split is first:
             continue
         names = category_names(split.split.content)
         if unknown := sorted(set(split.instances) - set(classes)):
@@ -93,7 +97,7 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit | None], 
     """The annotation file of each mode, within the root or a copy in the work directory."""
     folder = Path(config.work_dir, 'data').absolute()
     files = {}
-    if chosen['val'] is None:
+    if chosen['val'] is None:  # then there is a training part
         training = checked[chosen['train'].name]
         rest, held_out = hold_out(training.split.content['images'])
         report.problems.append(Problem(NOTE, 'val', f'there is no validation split: every {HELD_OUT}th image is held out for it'))
@@ -103,6 +107,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit | None], 
         _tell_copies(report, folder)
         return files
     for mode, split in chosen.items():
+        if split is None:
+            continue  # a folder to test on, without a training part
         if split.name in checked and checked[split.name].needs_copy:
             files[mode] = _write(folder / f'{split.name}.json', mended_copy(checked[split.name], classes))
         else:

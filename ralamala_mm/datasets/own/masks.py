@@ -40,14 +40,14 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], show_progr
         show_progress: print how far it is when it takes long.
 
     Returns:
-        The report, or None if the folder holds no images with masks.
+        The report, or None if the folder holds no images with masks, or none to train on when that is asked for.
 
     Raises:
         UserError: masks do not bear the images' names, or a list of class names cannot be read.
     """
     layout, splits = find_masks(root)
     training = splits.get('train') or splits.get('all')
-    if training is None:
+    if not splits or (training is None and 'train' in modes):
         return None
     report = Report(str(root), layout)
     validation = splits.get('val') or splits.get('test')
@@ -56,18 +56,20 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], show_progr
         report.problems.append(Problem(NOTE, 'val', f'there is no validation split: every {HELD_OUT}th image is held out for it'))
         training, validation = training.only('train', rest), training.only('val', held_out)
     chosen = dict(train=training, val=validation, test=splits.get('test') or validation)
-    checked = {split.name: check_masks(split, show_progress)
-               for split in dict.fromkeys([training, *(chosen[mode] for mode in modes)])}
+    used = {mode: split for mode in modes if (split := chosen[mode])}
+    checked = {split.name: check_masks(split, show_progress) for split in dict.fromkeys(used.values())}
+    own = _is_the_config_s_own(config, root, {mode: checked[split.name] for mode, split in used.items()})
+    if not own and training and training.name not in checked:  # whose masks say which classes there are
+        checked = {training.name: check_masks(training, show_progress), **checked}
     for masks in checked.values():
         report.problems += _file_problems(masks)
-    own = _is_the_config_s_own(config, root, checked)
     reading = _config_reading(config) if own else _find_reading(root, checked, report)
     for masks in checked.values():
         report.splits.append((masks.split.name, _summary(masks, root)))
         if reading and not reading.convert:
             report.problems += _value_problems(masks, reading)
     if reading:
-        report.classes = _shares(reading, checked[training.name])
+        report.classes = _shares(reading, next(iter(checked.values())))
     if report.errors:
         return report
 
@@ -110,8 +112,14 @@ def _value_problems(masks: CheckedMasks, reading: Reading) -> list[Problem]:
 
 
 def _is_the_config_s_own(config: Config, root: Path, checked: dict[str, CheckedMasks]) -> bool:
-    """Whether the folder is the data set that the config is written for, such as ADE20K in another place."""
-    for mode, dataset in datasets_of(config, ['train']):
+    """Whether the folder is the data set that the config is written for, such as ADE20K in another place.
+
+    Args:
+        config: with its own paths yet.
+        root: the folder.
+        checked: the masks of each mode.
+    """
+    for mode, dataset in datasets_of(config, list(checked)):
         prefixes = dataset.get('data_prefix') or {}
         if not all(value and (root / value).is_dir() for value in prefixes.values()) or read_class_names(root):
             return False
@@ -219,22 +227,25 @@ def _set_paths(config: Config, root: Path, chosen: dict[str, MaskSplit], checked
     """Folders, suffixes and lists of the data sets; converted masks and lists go to the work directory."""
     folder = Path(config.work_dir, 'data').absolute()
     config.data_root = str(root)
+    written = False
     for mode, dataset in datasets_of(config):
         split = chosen[mode]
-        masks = checked.get(split.name)
-        if masks is None:
+        if split is None or split.name not in checked:
             continue  # not among the modes of this run
+        masks = checked[split.name]
         mask_dir, mask_suffix, listed = split.mask_dir, split.mask_suffix, ''
         if reading.convert:
             mask_dir, mask_suffix = folder / 'masks' / split.name, '.png'
             for stem in masks.masks:
                 write_converted(split.mask(stem), mask_dir / f'{stem}.png', reading.convert)
+            written = True
         if split.stems is not None or masks.missing:
             listed = str(_write_list(folder / f'{split.name}.txt', list(masks.masks)))
+            written = True
         masks_at = str(mask_dir) if reading.convert else os.path.relpath(mask_dir, root)
         dataset.update(data_root=str(root), ann_file=listed, img_suffix=split.image_suffix, seg_map_suffix=mask_suffix,
                        data_prefix=ConfigDict(img_path=os.path.relpath(split.image_dir, root), seg_map_path=masks_at))
-    if folder.is_dir():
+    if written:
         report.problems.append(Problem(NOTE, 'all', f'lists and converted masks are in {folder}; your files stay as they are'))
 
 

@@ -200,3 +200,15 @@ def test_two_files_for_one_split(config: Callable, coco: Path):
 def test_masks_for_a_detector(config: Callable, voc: Path):
     with pytest.raises(UserError, match='holds images with masks but no COCO annotations'):
         use_data(config('maskrcnn_ravlt_t'), str(voc), ('train',))
+
+
+def test_a_folder_to_test_on_alone(config: Callable, roboflow: Path, shapes_root: Path):
+    shutil.rmtree(roboflow / 'train')
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(roboflow), ('test',))
+    check_paths(own, ('test',))
+    assert labels(own, 'test') == truth(shapes_root, 'val')
+    trained = config('maskrcnn_ravlt_t')
+    use_data(trained, str(roboflow), ('train', 'val'))
+    with pytest.raises(UserError, match=r'annotation file .* does not exist'):
+        check_paths(trained, ('train', 'val'))

@@ -185,3 +185,12 @@ def test_a_list_of_names_that_is_none(config: Callable, voc: Path):
 def test_annotations_for_a_segmentor(config: Callable, cvat: Path):
     with pytest.raises(UserError, match='holds COCO annotations but no masks'):
         use_data(config('upernet_ravlt_t'), str(cvat), ('train',))
+
+
+def test_a_folder_to_test_on_alone(config: Callable, ade: Path, shapes_root: Path):
+    for folder in ('images', 'annotations'):
+        shutil.rmtree(ade / folder / 'training')
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ('test',))
+    check_paths(own, ('test',))
+    assert same(read(own, 'test'), truth(shapes_root, 'val'))
