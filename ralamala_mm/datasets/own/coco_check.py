@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from ralamala_mm.errors import UserError
 
 from .coco_files import CocoSplit
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
+from .splits import image_size
 
 SMALLEST_SIDE = 32  # pixels; MMDetection's configs leave out smaller images
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
@@ -133,13 +133,9 @@ def _other_sizes(split: CocoSplit, present: set[str]) -> list[str]:
     images = [image for image in split.content['images'] if image['file_name'] in present]
     differences = []
     for image in images[::max(1, len(images) // _COMPARED)]:
-        try:
-            with Image.open(os.path.join(split.image_dir, image['file_name'])) as picture:
-                width, height = picture.size
-        except OSError:  # damaged: told with its name when it is read
-            continue
-        if (width, height) != (image['width'], image['height']):
-            differences.append(f'{image["file_name"]} is {width}×{height}, not {image["width"]}×{image["height"]}')
+        size = image_size(os.path.join(split.image_dir, image['file_name']))
+        if size and size != (image['width'], image['height']):  # a damaged one is told with its name when it is read
+            differences.append(f'{image["file_name"]} is {size[0]}×{size[1]}, not {image["width"]}×{image["height"]}')
     return differences
 
 

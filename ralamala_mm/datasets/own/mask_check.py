@@ -14,6 +14,7 @@ from PIL import Image
 
 from .class_names import Colour
 from .mask_files import MaskSplit
+from .splits import image_size
 
 IGNORED = 255  # pixels that neither train nor count
 _MANY_COLOURS = 64  # a mask with more is a photograph, or smoothed at its edges
@@ -56,26 +57,22 @@ class CheckedMasks:
 
 def read_mask(path: Path, image: Path) -> Mask:
     """Reads a mask whole, and of the image only its size."""
-    try:
-        with Image.open(image) as picture:
-            image_size = picture.size
-    except OSError:
-        image_size = None
+    pictured = image_size(image)
     try:
         with Image.open(path) as picture:
             size, mode = picture.size, picture.mode
             values = np.asarray(picture.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else picture)
     except (OSError, SyntaxError, ValueError):
-        return Mask('broken', (0, 0), image_size, {})
+        return Mask('broken', (0, 0), pictured, {})
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-            return Mask('grey', size, image_size, _counts(values[..., 0]))
+            return Mask('grey', size, pictured, _counts(values[..., 0]))
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
         colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed]
-        return Mask('colour', size, image_size, dict(zip(colours, map(int, counts), strict=True)))
+        return Mask('colour', size, pictured, dict(zip(colours, map(int, counts), strict=True)))
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
-        return Mask('deep', size, image_size, {int(values.max()): 1})
-    return Mask('index', size, image_size, _counts(values.astype(np.uint8)))
+        return Mask('deep', size, pictured, {int(values.max()): 1})
+    return Mask('index', size, pictured, _counts(values.astype(np.uint8)))
 
 
 def _counts(values: np.ndarray) -> dict[int, int]:

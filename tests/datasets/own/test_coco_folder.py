@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from PIL import Image
 
 from ralamala_mm.datasets import check_paths, use_data
 from ralamala_mm.errors import UserError
@@ -171,6 +172,16 @@ def test_what_is_only_noted(defect: Callable, message: str, config: Callable, co
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ('train',))
     assert f'note   train: {message}' in capsys.readouterr().out
+
+
+def test_turned_photographs(config: Callable, coco: Path):
+    """Cameras store a picture on its side and say so; OpenCV and labelling tools turn it."""
+    picture = Image.open(coco / 'train/00000.png').crop((0, 0, 128, 96))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(coco / 'train/00000.png', exif=exif)
+    plant(coco, lambda c: c['images'][0].update(width=96, height=128))
+    use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
 
 
 def test_boxes_suffice_for_a_model_without_masks(config: Callable, coco: Path):
