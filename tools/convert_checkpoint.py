@@ -5,11 +5,10 @@ import warnings
 from pathlib import Path
 
 from ralamala_mm import MALA, RAVLT
-from ralamala_mm.analysis.flops import build_for_counting
 from ralamala_mm.checkpoints.convert import Findings, inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import backbone_weights, load_weights
 from ralamala_mm.datasets.classes import set_num_classes
-from ralamala_mm.engine import load_config, run
+from ralamala_mm.engine import build_model, load_config, run
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +24,7 @@ def build_matching(findings: Findings) -> tuple[object, dict]:
     config = load_config(str(path))
     set_num_classes(config.model, findings.head.num_classes)
     print(f'Compared with {path.relative_to(ROOT)}, {findings.head.num_classes} classes.')
-    return build_for_counting(config), findings.weights
+    return build_model(config), findings.weights
 
 
 def main(args: argparse.Namespace) -> None:

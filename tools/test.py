@@ -2,6 +2,7 @@
 
 import argparse
 
+from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
     build_runner,
@@ -23,7 +24,9 @@ def main(args: argparse.Namespace) -> None:
     config.load_from = args.checkpoint
     check_output(config, args.out)
     if args.data:
-        use_data(config, args.data, ('test',), show=launched_rank() == 0)
+        # The labels in the weights have their own order; a folder may list the same classes in another.
+        classes = recorded_classes(read_checkpoint(args.checkpoint))
+        use_data(config, args.data, ['test'], show=launched_rank() == 0, weights_classes=classes)
     check_paths(config, ('test',))
     use_pictures(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)

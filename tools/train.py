@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
     if args.no_validate:
         drop_validation(config)
     if args.data:
-        use_data(config, args.data, ('train', 'val'), show=launched_rank() == 0)
+        use_data(config, args.data, ['train', 'val'], show=launched_rank() == 0)
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
     if (note := settle_pretrained(config)) and launched_rank() == 0:

@@ -5,15 +5,11 @@ PyTorch's fused attention kernels. Published tables count convolutions and linea
 mmcv 1.x do not see products of activations; here the products inside the attentions are counted too, and kept apart.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -66,21 +62,6 @@ def count(function: Callable, *args) -> tuple[object, dict[str, dict[str, int]]]
     counts = {'' if module == 'Global' else module: {str(operator): flops // 2 for operator, flops in by_operator.items()}
               for module, by_operator in counter.get_flop_counts().items()}  # PyTorch counts a multiply-add as two
     return result, counts
-
-
-def build_for_counting(config: Config) -> nn.Module:
-    """The config's model in evaluation mode, with random weights.
-
-    Raises:
-        UserError: the config has no model.
-    """
-    if 'model' not in config:
-        raise UserError('the config has no model to count')
-    scope = config.get('default_scope') or 'mmengine'
-    if scope in ('mmdet', 'mmseg'):
-        import_module(f'{scope}.models')
-    with DefaultScope.overwrite_default_scope(scope):
-        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
 
 
 def default_shape(config: Config) -> tuple[int, int]:

@@ -73,7 +73,9 @@ def as_page(rows: list[Row], costs: dict[str, Cost]) -> str:
                 f'| {cost.published_kind / 1e9:.1f} ({row.published.get("flops", "–")}) '
                 f'| {cost.total / 1e9:.1f} | {f"[file]({row.weights})" if row.weights else "–"} |')
         lines.append('')
-    lines += ['## Where a measurement differs from the published number by more than 2 %', '', *_differences(rows, costs), '']
+    lines += ['## Where a measurement differs from the published number by more than 2 %', '',
+              'Published numbers are whole millions and thousand millions; half a unit of rounding is not counted.', '',
+              *_differences(rows, costs), '']
     return '\n'.join(lines)
 
 
@@ -101,12 +103,12 @@ def _differences(rows: list[Row], costs: dict[str, Cost]) -> Iterator[str]:
         for name, measured in (('parameters', cost.parameters / 1e6), ('flops', cost.published_kind / 1e9)):
             published = row.published.get(name)
             if published:
-                largest = max(largest, abs(measured / published - 1))
+                largest = max(largest, deviation(measured, published))
             if published and deviation(measured, published) > TOLERANCE:
                 found = True
                 yield f'- `{row.config}`: {name} {measured:.1f} here, {published} published.'
     if not found:
-        yield f'None; the largest difference is {largest:.1%}. (mmcv\'s counter adds norms and activations.)'
+        yield f'None; the largest is {largest:.1%} (mmcv\'s old counter adds norms and activations).'
 
 
 def as_metafile(rows: list[Row], costs: dict[str, Cost]) -> str:

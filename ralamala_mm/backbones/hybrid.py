@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -58,10 +58,10 @@ class HybridVisionTransformer(BaseModule):
         norm_cfg: normalisation of stem and downsampling. The released models train synchronised batch norm.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
-        init_cfg: initialisation as in MMEngine.
+        init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
 
     Raises:
-        OptionError: an argument out of range, or both `pretrained` and `init_cfg`.
+        OptionError: an argument out of range.
     """
 
     linear_attention: ClassVar[str]
@@ -70,9 +70,7 @@ class HybridVisionTransformer(BaseModule):
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
                  norm_cfg: dict | None = None, with_cp: bool = False, pretrained: str | None = None,
                  init_cfg: dict | list[dict] | None = None):
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise OptionError('give either pretrained or init_cfg, not both')
+        if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         self.arch = arch
@@ -131,12 +129,17 @@ class HybridVisionTransformer(BaseModule):
         return tuple(maps)
 
     def init_weights(self) -> None:
-        """Loads the checkpoint of a `Pretrained` init_cfg and reports what matched; other kinds as in MMEngine."""
-        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+        """Loads the checkpoints of `Pretrained` init_cfgs and reports what matched; other kinds as in MMEngine."""
+        configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        pretrained = [config for config in configs if config['type'] == 'Pretrained']
+        if not pretrained:
             super().init_weights()
             return
-        report = load_backbone_checkpoint(self, self.init_cfg['checkpoint'], prefix=self.init_cfg.get('prefix'))
-        print_log(str(report), logger='current')
+        if others := [config for config in configs if config['type'] != 'Pretrained']:
+            initialize(self, others)
+        for config in pretrained:
+            report = load_backbone_checkpoint(self, config['checkpoint'], prefix=config.get('prefix'))
+            print_log(str(report), logger='current')
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'HybridVisionTransformer':

@@ -1,10 +1,10 @@
 """Released and user files into our models: read safely, recognised, loaded with a report."""
 
-from .identify import recorded_family
+from .identify import recorded_classes, recorded_family
 from .loading import LoadReport, load_backbone_checkpoint, load_weights
 from .reading import check_file, fetch, find_weights, read_checkpoint
 
 __all__ = [
     'LoadReport', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights', 'read_checkpoint',
-    'recorded_family',
+    'recorded_classes', 'recorded_family',
 ]

@@ -1,7 +1,6 @@
 """Any checkpoint of a RAVLT or MALA into a clean one of ours: weights alone, with what is known of them."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from ralamala_mm.errors import UserError
 from ralamala_mm.variants import VARIANTS
 
-from .identify import META_KEY, Head, identify_family, identify_head, identify_size, recorded_family
+from .identify import META_KEY, Head, identify_family, identify_head, identify_size, recorded_classes, recorded_family
 from .loading import backbone_weights
 from .reading import StateDict, find_weights, read_checkpoint
 
@@ -55,11 +54,8 @@ def inspect_checkpoint(location: str, trusted: bool = False, family: str | None 
     known = identify_family(inner) or recorded_family(content)
     if family and known and family != known:
         raise UserError(f'{location} is of a {known}, not of a {family}')
-    meta = content.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
     return Findings(weights, size, known or family, identify_head(weights), is_whole=inner is not weights,
-                    classes=tuple(classes) if classes else None)
+                    classes=recorded_classes(content))
 
 
 def write_clean(findings: Findings, weights: StateDict, source: str, path: Path) -> None:

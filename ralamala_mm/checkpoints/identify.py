@@ -50,6 +50,15 @@ def identify_size(weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def recorded_classes(content: Mapping) -> tuple[str, ...] | None:
+    """The classes that a checkpoint was trained on, in the order of its labels, as MMEngine and mmcv 1.x record them."""
+    meta = content.get('meta')
+    if not isinstance(meta, Mapping):
+        return None
+    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    return tuple(classes) if classes else None
+
+
 @dataclass(frozen=True)
 class Head:
     """What a detector or segmentor has beside its backbone and neck."""
@@ -62,19 +71,20 @@ class Head:
 def identify_head(weights: Mapping[str, Tensor]) -> Head | None:
     """The head of a whole model's weights, if it is one of the papers'."""
     for marker, name, title, classifier, outputs in _HEADS:
-        if any(key.startswith(marker) for key in weights) and classifier in weights:
+        if marker in weights and classifier in weights:
             channels = weights[classifier].shape[0]
             return Head(name, title, outputs(channels))
     return None
 
 
-# First keys' beginning, config's beginning, name, classifier, number of classes from the classifier's channels.
+# An entry that only this head has, config's beginning, name, classifier, number of classes from the classifier's channels.
 _HEADS = (
-    ('roi_head.bbox_head.0.', 'cascade_maskrcnn', 'Cascade Mask R-CNN', 'roi_head.bbox_head.0.fc_cls.bias', lambda n: n - 1),
-    ('roi_head.mask_head.', 'maskrcnn', 'Mask R-CNN', 'roi_head.bbox_head.fc_cls.bias', lambda n: n - 1),
-    ('bbox_head.retina_cls.', 'retinanet', 'RetinaNet', 'bbox_head.retina_cls.bias', lambda n: n // 9),  # 9 anchors a place
-    ('decode_head.psp_modules.', 'upernet', 'UPerNet', 'decode_head.conv_seg.bias', lambda n: n),
-    ('decode_head.scale_heads.', 'semanticfpn', 'Semantic FPN', 'decode_head.conv_seg.bias', lambda n: n),
+    ('roi_head.mask_head.0.conv_logits.bias', 'cascade_maskrcnn', 'Cascade Mask R-CNN', 'roi_head.bbox_head.0.fc_cls.bias',
+     lambda n: n - 1),
+    ('roi_head.mask_head.conv_logits.bias', 'maskrcnn', 'Mask R-CNN', 'roi_head.bbox_head.fc_cls.bias', lambda n: n - 1),
+    ('bbox_head.retina_reg.bias', 'retinanet', 'RetinaNet', 'bbox_head.retina_cls.bias', lambda n: n // 9),  # 9 anchors a place
+    ('decode_head.psp_modules.0.1.conv.weight', 'upernet', 'UPerNet', 'decode_head.conv_seg.bias', lambda n: n),
+    ('decode_head.scale_heads.0.0.conv.weight', 'semanticfpn', 'Semantic FPN', 'decode_head.conv_seg.bias', lambda n: n),
 )
 
 

@@ -1,5 +1,6 @@
 """The classes of a config: which it has, and giving it others."""
 
+import inspect
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -9,33 +10,63 @@ from mmengine.registry import DATASETS
 from .walking import datasets_of
 
 
-def config_classes(config: Config) -> tuple[str, ...]:
-    """The classes that the config's data sets are read with, by their `metainfo` or their type; () if neither says."""
+def dataset_class(config: Config, dataset: ConfigDict) -> type | None:
+    """The class that a data set's `type` names, in the config's scope."""
     scope = config.get('default_scope') or 'mmengine'
     if scope in ('mmdet', 'mmseg'):
         import_module(f'{scope}.datasets')
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        return registry.get(dataset.type)
+
+
+def config_classes(config: Config) -> tuple[str, ...]:
+    """The classes that the config's data sets are read with, by their `metainfo` or their type; () if neither says."""
     for _, dataset in datasets_of(config):
-        if classes := (dataset.get('metainfo') or {}).get('classes'):
-            return tuple(classes)
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(dataset.type)
-        if classes := getattr(kind, 'METAINFO', {}).get('classes'):
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if classes := classes or getattr(dataset_class(config, dataset), 'METAINFO', {}).get('classes'):
             return tuple(classes)
     return ()
 
 
+def reduces_zero_label(config: Config, dataset: ConfigDict) -> bool:
+    """Whether a segmentation data set ignores 0 and counts classes from 1, by its own setting or by its type."""
+    if 'reduce_zero_label' in dataset:
+        return bool(dataset.reduce_zero_label)
+    parameters = inspect.signature(dataset_class(config, dataset)).parameters
+    return 'reduce_zero_label' in parameters and parameters['reduce_zero_label'].default is True
+
+
 def set_num_classes(part: ConfigDict | list, number: int) -> None:
-    """Sets every `num_classes` within a model's config, in place: box, mask, decode and auxiliary heads, of all stages."""
+    """Sets every `num_classes` within a model's config, in place: box, mask, decode and auxiliary heads, of all stages.
+
+    Losses of a head whose number changes lose their `class_weight`, which holds a weight for each of the old classes.
+    """
+    if isinstance(part, dict) and 'num_classes' in part:
+        if part['num_classes'] != number:
+            _drop_class_weights(part)
+        part['num_classes'] = number
     for value in part.values() if isinstance(part, dict) else part:
         if isinstance(value, dict | list):
             set_num_classes(value, number)
-    if isinstance(part, dict) and 'num_classes' in part:
-        part['num_classes'] = number
 
 
-def set_classes(config: Config, classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None) -> None:
-    """Gives all data sets of a config these classes, and its heads as many outputs."""
-    metainfo = dict(classes=tuple(classes), **(dict(palette=[tuple(colour) for colour in palette]) if palette else {}))
+def _drop_class_weights(part: ConfigDict | list) -> None:
+    if isinstance(part, dict):
+        part.pop('class_weight', None)
+    for value in part.values() if isinstance(part, dict) else part:
+        if isinstance(value, dict | list):
+            _drop_class_weights(value)
+
+
+def set_classes(config: Config, classes: Sequence[str], palette: str | Sequence[Sequence[int]] | None = None) -> None:
+    """Gives all data sets of a config these classes, and its heads as many outputs.
+
+    Args:
+        config: changed in place.
+        classes: names, in the order of their labels.
+        palette: a colour for each class, or 'random', which MMDetection knows.
+    """
+    metainfo = dict(classes=tuple(classes), **(dict(palette=palette) if palette else {}))
     for _, dataset in datasets_of(config):
         dataset.metainfo = ConfigDict(metainfo)
     set_num_classes(config.model, len(classes))

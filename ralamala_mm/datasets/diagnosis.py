@@ -81,6 +81,9 @@ def structure_problem(path: Path, content: object) -> str | None:
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 return f'has an entry without "{lacking[0]}" in "{part}" (number {position})'
+    for position, image in enumerate(content['images']):
+        if not all(isinstance(image[key], int | float) and image[key] > 0 for key in ('height', 'width')):
+            return f'has an image without a height and width in numbers (number {position})'
     return None
 
 

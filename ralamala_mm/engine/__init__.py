@@ -16,11 +16,12 @@ from .evaluation import (
     use_test_time_augmentation,
 )
 from .launch import check_process_count, launched_rank, start_processes
+from .model import build_model
 from .pretrained import settle_pretrained
 from .runner import DependableRunner, build_runner
 
 __all__ = [
-    'DependableRunner', 'build_runner', 'check_output', 'check_process_count', 'drop_validation', 'launched_rank',
+    'DependableRunner', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'drop_validation', 'launched_rank',
     'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp',
     'use_auto_scale_lr', 'use_detection_output', 'use_pictures', 'use_resume', 'use_segmentation_output',
     'use_test_time_augmentation',

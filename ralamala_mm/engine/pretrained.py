@@ -26,11 +26,22 @@ def settle_pretrained(config: Config) -> str | None:
     if config.get('load_from') or (config.get('resume') and find_latest_checkpoint(config.work_dir)):
         backbone.pretrained = backbone.init_cfg = None
         return None
-    init_cfg = backbone.get('init_cfg') or {}
-    source = backbone.get('pretrained') or (init_cfg.get('checkpoint') if init_cfg.get('type') == 'Pretrained' else None)
-    if source is None:
-        return (f'{backbone.type} starts from scratch, without ImageNet weights: the published results need them; '
-                f'--cfg-options {OPTION}=FILE gives some, a path or URL')
+    if init_cfg := backbone.get('init_cfg'):  # the user's own, which takes the place of the released weights
+        init_cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+        sources = [init_cfg['checkpoint'] for init_cfg in init_cfgs if init_cfg.get('type') == 'Pretrained']
+    else:
+        sources = [backbone.pretrained] if backbone.get('pretrained') else []
+    for source in sources:
+        _make_available(source)
+    if sources:
+        return None
+    where = 'https://huggingface.co/aldjalkdf/' + ('RAVLT' if 'RAVLT' in backbone.type else 'MAViT')
+    return (f'{backbone.type} starts from scratch, without ImageNet weights, which the published results need: '
+            f'--cfg-options {OPTION}=FILE gives some, such as the file for size {backbone.get("arch")} from {where}')
+
+
+def _make_available(source: str) -> None:
+    """Fetches a URL, or checks that a local file is there."""
     if source.startswith(('http://', 'https://')):
         try:
             fetch(source)
@@ -40,4 +51,3 @@ def settle_pretrained(config: Config) -> str | None:
                             f'takes a local file, --cfg-options {OPTION}=None trains from scratch') from error
     elif '://' not in source:
         check_file(Path(source), source)
-    return None

@@ -142,7 +142,6 @@ def test_autocast_on_the_cpu(backbone_class: type):
     (dict(out_indices=(0, 4)), 'out_indices must name stages from 0 to 3'),
     (dict(out_indices=()), 'out_indices must name stages from 0 to 3'),
     (dict(frozen_stages=5), 'frozen_stages must lie between -1 and 4, not 5'),
-    (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'either pretrained or init_cfg'),
 ])
 def test_wrong_arguments(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):

@@ -10,11 +10,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ralamala_mm import RAVLT
-from ralamala_mm.analysis.flops import build_for_counting
 from ralamala_mm.checkpoints import load_backbone_checkpoint, load_weights
 from ralamala_mm.checkpoints.convert import inspect_checkpoint
 from ralamala_mm.datasets.classes import set_num_classes
-from ralamala_mm.engine import load_config
+from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +60,7 @@ def released(model: nn.Module) -> dict[str, Tensor]:
 @pytest.fixture(params=HEADS)
 def old_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, nn.Module, dict[str, Tensor], Path]:
     """(head, model, weights, file) of a run of mmdet 2.x or mmseg 0.x."""
-    model = build_for_counting(config_of(request.param))
+    model = build_model(config_of(request.param))
     state, path = released(model), tmp_path / 'old.pth'
     torch.save({'meta': {'mmdet_version': '2.11.0', 'CLASSES': ('a', 'b'), 'epoch': 12, 'iter': 87960},
                 'state_dict': state, 'optimizer': {'state': {}, 'param_groups': []}}, path)
@@ -95,7 +94,7 @@ def test_conversion(old_file: tuple, call: Callable, tmp_path: Path):
     assert content['meta']['ralamala_mm'] == dict(backbone='MALA', size='t', head=head, source='old.pth')
     assert content['meta']['dataset_meta'] == dict(classes=('a', 'b'))
     assert all(torch.equal(state[key], value) for key, value in content['state_dict'].items())
-    load_weights(build_for_counting(config_of(head, 'mala')), content['state_dict'], str(out), family='MALA', complete=True)
+    load_weights(build_model(config_of(head, 'mala')), content['state_dict'], str(out), family='MALA', complete=True)
     with pytest.raises(UserError, match='its backbone is a MALA, not a RAVLT'):
         load_backbone_checkpoint(RAVLT('t'), str(out))
 
@@ -104,7 +103,7 @@ def test_conversion_of_another_number_of_classes(tmp_path: Path, call: Callable)
     config = config_of('maskrcnn')
     set_num_classes(config.model, 3)
     path = tmp_path / 'three.pth'
-    torch.save({'state_dict': released(build_for_counting(config))}, path)
+    torch.save({'state_dict': released(build_model(config))}, path)
     result = call('python', 'tools/convert_checkpoint.py', path, tmp_path / 'out.pth')
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'Mask R-CNN with RAVLT or MALA of size t, whose files look alike, 3 classes' in result.stdout
@@ -155,7 +154,7 @@ def test_what_is_not_ours(tmp_path: Path):
 
 
 def test_incomplete_weights_are_not_evaluated():
-    model = build_for_counting(config_of('maskrcnn'))
+    model = build_model(config_of('maskrcnn'))
     before = copy.deepcopy(model.state_dict())
     state = {key: value + 1 for key, value in model.state_dict().items() if 'fc_cls' not in key}
     with pytest.raises(UserError, match=r'lacks 2 of the \d+ entries of MaskRCNN \(roi_head.\* \(2\)\): with those left'):

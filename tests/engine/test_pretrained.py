@@ -41,6 +41,20 @@ def test_from_scratch_is_said(tmp_path: Path):
     assert settle_pretrained(other) is None
 
 
+def test_the_user_s_own_init_cfg_comes_first(tmp_path: Path):
+    """A child of a published config that sets init_cfg needs neither the released weights nor a network."""
+    path = tmp_path / 'a.pth'
+    torch.save(RAVLT('t').state_dict(), path)
+    init_cfg = [dict(type='Pretrained', checkpoint=str(path)), dict(type='Constant', val=0.0, layer='LayerNorm')]
+    for given in (init_cfg, init_cfg[0]):
+        own = config(tmp_path, backbone=dict(pretrained='http://127.0.0.1:9/RAVLT_T.pth', init_cfg=given))
+        assert settle_pretrained(own) is None
+        backbone = RAVLT('t', pretrained='http://127.0.0.1:9/RAVLT_T.pth', init_cfg=given)
+        backbone.init_weights()
+        expected = torch.load(path)['patch_embed.proj.0.weight']
+        assert torch.equal(backbone.patch_embed.proj[0].weight, expected)
+
+
 def test_a_file_that_is_there(tmp_path: Path):
     path = tmp_path / 'a.pth'
     torch.save(RAVLT('t').state_dict(), path)

@@ -4,15 +4,18 @@ import argparse
 
 from mmengine.config import DictAction
 
-from ralamala_mm.analysis.flops import as_text, build_for_counting, count_model, default_shape
-from ralamala_mm.engine import load_config, run
+from ralamala_mm.analysis.flops import as_text, count_model, default_shape
+from ralamala_mm.engine import build_model, load_config, run
+from ralamala_mm.errors import UserError
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.shape and len(args.shape) > 2:
+        raise UserError('--shape takes height and width, or one number for both')
     config = load_config(args.config, args.cfg_options)
     height_width = args.shape * 2 if args.shape and len(args.shape) == 1 else args.shape
     shape = tuple(height_width) if height_width else default_shape(config)
-    print(as_text(count_model(build_for_counting(config), shape), shape))
+    print(as_text(count_model(build_model(config), shape), shape))
 
 
 if __name__ == '__main__':

@@ -4,9 +4,9 @@ import argparse
 import warnings
 from pathlib import Path
 
-from ralamala_mm.analysis.flops import build_for_counting, count_model, default_shape
+from ralamala_mm.analysis.flops import count_model, default_shape
 from ralamala_mm.analysis.model_zoo import as_metafile, as_page, read_rows
-from ralamala_mm.engine import load_config, run
+from ralamala_mm.engine import build_model, load_config, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> None:
     costs = {}
     for i, row in enumerate(rows):
         config = load_config(str(ROOT / row.config))
-        costs[row.config] = count_model(build_for_counting(config), default_shape(config))
+        costs[row.config] = count_model(build_model(config), default_shape(config))
         cost = costs[row.config]
         print(f'{i + 1}/{len(rows)} {row.config}: {cost.parameters / 1e6:.1f} M, {cost.published_kind / 1e9:.1f} G, '
               f'{cost.total / 1e9:.1f} G with attention products', flush=True)

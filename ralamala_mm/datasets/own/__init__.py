@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ralamala_mm.errors import UserError
 
-from ..paths import set_data_root
+from ..paths import check_paths, set_data_root
 from ..walking import datasets_of
 from .coco import use_coco_folder
 from .coco_files import find_coco
@@ -17,30 +17,41 @@ from .report import Report
 
 __all__ = ['Report', 'use_data']
 
+_COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
+         'annotations/instances_default.json')
+_MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
 
-def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True) -> None:
+
+def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
+             weights_classes: Sequence[str] | None = None) -> None:
     """Makes a config read the data in a folder.
 
     Args:
         config: of a detector on COCO-format data or of a segmentor; changed in place. For other data sets, and for a folder
             that does not exist here, its `data_root` alone is replaced.
         root: the folder.
-        modes: the data loaders that will be used, of 'train', 'val', 'test'.
+        modes: the data loaders that will be used, of 'train', 'val', 'test'; those that the config lacks are passed over.
         show: print the report.
+        weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
 
     Raises:
-        UserError: the data cannot be used as it is; the report says why.
+        UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
     """
     folder = Path(root)
-    kinds = {dataset.type.split('.')[-1] for _, dataset in datasets_of(config)}
+    modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
+    datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
     segments = config.get('default_scope') == 'mmseg'
-    if '://' in root or not folder.is_dir() or not (segments or kinds == {'CocoDataset'}):
+    if '://' in root or not folder.is_dir() or not (segments or {kind for _, kind in datasets} == {'CocoDataset'}):
         set_data_root(config, root)
         return
-    report = use_mask_folder(config, folder, modes, show) if segments else use_coco_folder(config, folder, modes)
+    if len(datasets) > len(modes):
+        raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
+    if segments:
+        report = use_mask_folder(config, folder, modes, weights_classes, show)
+    else:
+        report = use_coco_folder(config, folder, modes, weights_classes)
     if report is None:
-        _refuse_the_other_kind(folder, segments)
-        set_data_root(config, root)  # a folder in the config's own layout with a part missing is told by its paths
+        _use_as_it_is(config, folder, modes, segments)
         return
     if show:
         print(report, flush=True)
@@ -50,16 +61,23 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True)
                         'ERROR in the report above')
 
 
-def _refuse_the_other_kind(folder: Path, segments: bool) -> None:
-    """Whether the folder suits the other task.
+def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: bool) -> None:
+    """A folder in a layout that only the config knows.
 
     Raises:
-        UserError: it does.
+        UserError: it is not in that layout either; the text says what was looked for.
     """
-    coco, masks = find_coco(folder)[1], find_masks(folder)[1]
-    if segments and coco and not masks:
-        raise UserError(f'{folder} holds COCO annotations but no masks, and this config is of a segmentor: take a config of a '
-                        'detector, or put masks beside the images (images/train, masks/train, …)')
-    if masks and not segments and not coco:
-        raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take a '
-                        'config of a segmentor (semanticfpn_*, upernet_*)')
+    set_data_root(config, str(folder))
+    try:
+        check_paths(config, modes)
+    except UserError as error:
+        coco, masks = find_coco(folder)[1], find_masks(folder)[1]
+        if segments and coco and not masks:
+            raise UserError(f'{folder} holds COCO annotations but no masks, and this config is of a segmentor: take a config of '
+                            'a detector, or put masks beside the images (images/train, masks/train, …)') from error
+        if masks and not segments and not coco:
+            raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
+                            'a config of a segmentor (semanticfpn_*, upernet_*)') from error
+        found = [*(masks if segments else coco)]
+        raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
+                        + (f'; found {", ".join(found)} only' if found else '')) from error

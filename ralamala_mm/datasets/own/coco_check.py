@@ -15,10 +15,9 @@ import numpy as np
 from ralamala_mm.errors import UserError
 
 from .coco_files import CocoSplit
+from .files import image_size
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
-from .splits import image_size
 
-SMALLEST_SIDE = 32  # pixels; MMDetection's configs leave out smaller images
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
 _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 
@@ -44,24 +43,24 @@ class CheckedSplit:
 
 
 def category_names(content: dict) -> list[str]:
-    """Names in the file's order, without parents of other categories that have no instances, as Roboflow writes them."""
+    """Names in the file's order, without the parent of the others that Roboflow adds with id 0 and no instances."""
     used = {annotation['category_id'] for annotation in content['annotations']}
-    names = collections.Counter(category['name'] for category in content['categories'])
-    parents = {category.get('supercategory') for category in content['categories']}
+    parents = {category.get('supercategory') for category in content['categories'] if category['id'] != 0}
     return [category['name'] for category in content['categories']
-            if category['id'] in used or not (category['name'] in parents or names[category['name']] > 1)]
+            if category['id'] != 0 or category['id'] in used or category['name'] not in parents]
 
 
-def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool) -> CheckedSplit:
+def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int) -> CheckedSplit:
     """Looks at one split.
 
     Args:
         split: the split; its file is read if it was not.
         wants_masks: whether the config's model learns masks.
         evaluated: whether metrics are computed on it.
+        smallest: pixels; training leaves out images with a shorter side.
     """
     checked = CheckedSplit(split, evaluated)
-    _check_images(checked)
+    _check_images(checked, smallest)
     _check_categories(checked)
     _check_annotations(checked, wants_masks)
     _check_boxes(checked)
@@ -69,7 +68,7 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool) -> Checked
     return checked
 
 
-def _check_images(checked: CheckedSplit) -> None:
+def _check_images(checked: CheckedSplit, smallest: int) -> None:
     images = checked.split.content['images']
     checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
     checked.tell(NOTE, 'images listed twice', _twice(image['file_name'] for image in images))
@@ -77,10 +76,12 @@ def _check_images(checked: CheckedSplit) -> None:
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
     checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()), 'left out with their annotations')
-    tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < SMALLEST_SIDE]
-    checked.tell(NOTE, f'images smaller than {SMALLEST_SIDE} pixels', tiny, 'training leaves them out')
-    checked.tell(ERROR, f'images of another size than the annotations say, of {min(len(images), _COMPARED)} looked at',
-                 _other_sizes(checked.split, present))
+    if not checked.evaluated:
+        tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
+        checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
+    compared = [image for image in images if image['file_name'] in present][::1 + len(images) // _COMPARED]
+    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} looked at',
+                 _other_sizes(checked.split, compared))
 
 
 def _check_categories(checked: CheckedSplit) -> None:
@@ -102,7 +103,7 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
     def which(is_such: Callable[[dict], bool]) -> list[str]:
         return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if is_such(a)]
 
-    repeated = _twice(a.get('id') for a in annotations)
+    repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew')
     checked.needs_copy |= any('area' not in a or 'iscrowd' not in a for a in annotations)
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
@@ -128,11 +129,10 @@ def _present(split: CocoSplit) -> set[str]:
             if (name := image['file_name']) in listed or os.path.exists(os.path.join(split.image_dir, name))}
 
 
-def _other_sizes(split: CocoSplit, present: set[str]) -> list[str]:
-    """'name is 640×480, not 480×640' for some images spread over the split."""
-    images = [image for image in split.content['images'] if image['file_name'] in present]
+def _other_sizes(split: CocoSplit, images: Sequence[dict]) -> list[str]:
+    """'name is 640×480, not 480×640' for images whose file is of another size."""
     differences = []
-    for image in images[::max(1, len(images) // _COMPARED)]:
+    for image in images:
         size = image_size(os.path.join(split.image_dir, image['file_name']))
         if size and size != (image['width'], image['height']):  # a damaged one is told with its name when it is read
             differences.append(f'{image["file_name"]} is {size[0]}×{size[1]}, not {image["width"]}×{image["height"]}')
@@ -146,7 +146,9 @@ def _check_boxes(checked: CheckedSplit) -> None:
     known = [i for i, a in enumerate(content['annotations']) if a['image_id'] in images]
     annotations = [content['annotations'][i] for i in known]
     try:
-        boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4)
+        boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(len(annotations), 4)
+        if not np.isfinite(boxes).all():
+            raise ValueError('not finite')
     except (ValueError, TypeError) as error:
         raise UserError(f'annotation file {checked.split.ann_file} has a bbox that is not four numbers: '
                         'x, y, width, height') from error
@@ -194,7 +196,8 @@ def mended_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[
     content = checked.split.content
     numbers = {name: i + 1 for i, name in enumerate(classes)}
     names = {category['id']: category['name'] for category in content['categories']}
-    kept = [image for image in images or content['images'] if image['id'] not in checked.missing_images]
+    images = content['images'] if images is None else images
+    kept = [image for image in images if image['id'] not in checked.missing_images]
     known = {image['id'] for image in kept}
     annotations = []
     for position, annotation in enumerate(content['annotations']):

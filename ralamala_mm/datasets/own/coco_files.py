@@ -16,7 +16,7 @@ from pathlib import Path
 from ralamala_mm.errors import UserError
 
 from ..diagnosis import structure_problem
-from .splits import folders_of, split_of
+from .splits import split_of
 
 _PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
              'annotations.json', 'labels.json', 'result.json')
@@ -65,10 +65,12 @@ class CocoSplit:
 
     def _candidates(self) -> Iterator[Path]:
         stem = self.ann_file.stem.removeprefix('instances_')
-        names = dict.fromkeys([stem, *folders_of(self.name), 'default'])
-        folders = [self.root / name for name in names] + [self.root / 'images' / name for name in names]
-        folders += [self.root / name / 'images' for name in names]
-        folders += [self.ann_file.parent, self.ann_file.parent / 'images', self.root / 'images', self.root]
+        bases = [self.root, self.root / 'images', self.root / 'data']
+        folders = [base / stem for base in bases]
+        folders += [folder for base in bases if base.is_dir() for folder in sorted(base.iterdir())
+                    if split_of(folder.name) == self.name or folder.name == 'default']
+        folders += [folder / 'images' for folder in folders]
+        folders += [self.ann_file.parent, self.ann_file.parent / 'images', *bases]
         yield from (folder for folder in dict.fromkeys(folders) if folder.is_dir())
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from .class_names import Colour
+from .files import image_size, write_in_one_move
 from .mask_files import MaskSplit
-from .splits import image_size
+from .splits import is_image
 
 IGNORED = 255  # pixels that neither train nor count
-_MANY_COLOURS = 64  # a mask with more is a photograph, or smoothed at its edges
+MANY = 64  # a mask of more colours, or of more values that have no names, is a photograph or was smoothed
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class CheckedMasks:
     split: MaskSplit
     masks: dict[str, Mask] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)  # stems of images without a mask
+    absent: list[str] = field(default_factory=list)  # stems that a list names, without an image
     unpaired: list[str] = field(default_factory=list)  # masks without an image
 
     def stems(self, is_such: Callable[[Mask], bool]) -> list[str]:
@@ -68,8 +70,8 @@ def read_mask(path: Path, image: Path) -> Mask:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
             return Mask('grey', size, pictured, _counts(values[..., 0]))
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
-        colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed]
-        return Mask('colour', size, pictured, dict(zip(colours, map(int, counts), strict=True)))
+        colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
+        return Mask('colour', size, pictured, dict(zip(colours, map(int, counts[:MANY + 1]), strict=True)))
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
         return Mask('deep', size, pictured, {int(values.max()): 1})
     return Mask('index', size, pictured, _counts(values.astype(np.uint8)))
@@ -90,12 +92,16 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     checked = CheckedMasks(split)
     listed = set(os.listdir(split.mask_dir))
     stems = split.all_stems
+    checked.absent = [stem for stem in split.stems or () if not split.image(stem).exists()]
+    stems = sorted(set(stems) - set(checked.absent))
     present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
     checked.missing = sorted(set(stems) - set(present))
     if split.stems is None:
-        checked.unpaired = sorted(listed - {stem + split.mask_suffix for stem in stems})
+        paired = {stem + split.mask_suffix for stem in stems}
+        checked.unpaired = sorted(name for name in listed - paired if is_image(name))
     started = told = time.monotonic()
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    neighbours = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))  # processes of this node that do the same
+    with ThreadPoolExecutor(max(1, min(16, (os.cpu_count() or 1) // neighbours))) as pool:
         masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
         for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
             checked.masks[stem] = mask
@@ -107,22 +113,19 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     return checked
 
 
-def too_many_colours(mask: Mask) -> bool:
-    """Whether a coloured mask cannot stand for classes."""
-    return mask.kind == 'colour' and len(mask.pixels) > _MANY_COLOURS
-
-
-def write_converted(path: Path, target: Path, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+def write_converted(path: Path, target: Path, numbers: dict[int | Colour, int]) -> None:
     """Writes one mask as classes `[H, W]` uint8.
 
     Args:
-        path: the mask, in colours or values of its own.
+        path: the mask, in values or colours of its own.
         target: the file to write, in one move.
-        convert: from the file's pixels, `[H, W, 3]` for colours, to classes.
+        numbers: the class of each value or colour; `IGNORED` for the rest.
     """
     with Image.open(path) as picture:
         values = np.asarray(picture.convert('RGB') if picture.mode in ('RGBA', 'CMYK', 'LA') else picture)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f'{target.name}.{os.getpid()}')
-    Image.fromarray(convert(values).astype(np.uint8)).save(unfinished, format='PNG')
-    os.replace(unfinished, target)
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], 3, axis=2)
+    classes = np.full(values.shape[:2], IGNORED, np.uint8)
+    for value, number in numbers.items():
+        classes[(values == np.array(value, np.uint8)).all(-1)] = number  # a single value is compared with all three channels
+    write_in_one_move(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))

@@ -16,9 +16,8 @@ from ralamala_mm.errors import UserError
 
 from .splits import is_image, split_of
 
-_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'leftimg8bit', 'inputs')
-_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation',
-                 'segmentationclass')
+_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
+_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
 _VOC_LISTS = Path('ImageSets', 'Segmentation')
 
 
@@ -49,6 +48,8 @@ class MaskSplit:
             UserError: no mask bears the name of an image.
         """
         masks = sorted(_images(self.mask_dir))
+        if not self.all_stems:
+            raise UserError(f'{self.image_dir} has no images for {self.name}')
         suffixes = collections.Counter()
         for stem in self.all_stems[::max(1, len(self.all_stems) // 50)]:
             suffixes.update(name.removeprefix(stem) for name in masks if name.startswith(stem)
@@ -89,10 +90,14 @@ def _commonest(values) -> str:
 
 
 def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
-    """The splits of a folder by name ('train', 'val', 'test', or 'all'), and a word for its layout; none if there are none."""
+    """The splits of a folder by name ('train', 'val', 'test', or 'all'), and a word for its layout; none if there are none.
+
+    Raises:
+        UserError: several folders could be the same.
+    """
     if (root / 'JPEGImages').is_dir() and (root / 'SegmentationClass').is_dir():
         return _find_voc(root)
-    found: dict[tuple[str, str], list[Path]] = {}
+    found: dict[tuple[str, str], list[Path]] = {}  # by role and split
     folders = [folder for folder in sorted(root.glob('*')) + sorted(root.glob('*/*')) if folder.is_dir()]
     for folder in folders:
         parts = [part.lower() for part in folder.relative_to(root).parts]
@@ -105,19 +110,21 @@ def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     splits = {}
     for name in ('train', 'val', 'test', 'all'):
         images, masks = found.get(('image', name)), found.get(('mask', name))
-        if images and masks:
-            splits[name] = MaskSplit(name, images[0], masks[0])
-    if len(splits) > 1:
-        splits.pop('all', None)
+        if images and masks and not (name == 'all' and splits):
+            splits[name] = MaskSplit(name, _only(images, f'{name} images'), _only(masks, f'{name} masks'))
     return 'folders of images and masks', splits
+
+
+def _only(folders: list[Path], what: str) -> Path:
+    if len(folders) > 1:
+        raise UserError(f'{" and ".join(map(str, folders[:3]))} could both be the {what}: leave one')
+    return folders[0]
 
 
 def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     splits = {}
     for path in sorted((root / _VOC_LISTS).glob('*.txt')):
-        name = split_of(path.stem) or 'all'
-        if path.stem in ('trainval', 'seg'):
-            continue
+        name = split_of(path.stem) or 'all'  # `trainval.txt` too, which then serves only where it is alone
         stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         splits[name] = MaskSplit(name, root / 'JPEGImages', root / 'SegmentationClass', tuple(stems))
     if not splits:

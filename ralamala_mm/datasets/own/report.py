@@ -57,7 +57,8 @@ class Report:
         named = [f'{name} {amount}' for name, amount in self.classes[:_SHOWN_CLASSES]]
         if len(self.classes) > _SHOWN_CLASSES:
             named.append(f'and {len(self.classes) - _SHOWN_CLASSES} more')
-        lines += _wrap(f'  {len(self.classes)} classes: ', named)
+        if named:
+            lines += _wrap(f'  {len(self.classes)} classes: ', named)
         if not self.problems:
             return '\n'.join([*lines, '  no problems found'])
         for level in _ORDER:

@@ -75,7 +75,7 @@ def test_categories_in_another_order_and_fields_left_out(config: Callable, reord
     assert labels(own, 'train') == truth(shapes_root, 'train')
     assert labels(own, 'val') == truth(shapes_root, 'val')
     assert own.val_evaluator.ann_file == str(Path(own.work_dir, 'data/val.json').absolute())
-    assert 'mended val: categories differ from training, or in order' in capsys.readouterr().out
+    assert 'mended val: categories differ from those of training, or in order' in capsys.readouterr().out
     # The metric reads the same copy; its ground truth matches itself.
     from pycocotools.coco import COCO
 
@@ -147,7 +147,7 @@ def test_a_mended_copy_is_read_whole(config: Callable, coco: Path, capsys: pytes
     (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR  train: annotations with a box but no mask: 1 (annotation 1); '
                                                             'this model needs masks: draw them, or train a RetinaNet'),
     (lambda c: [a.update(category_id=1) for a in c['annotations']] and c['categories'].__delitem__(slice(1, None)),
-     'ERROR  val: has instances of square, star, triangle, which training does not know'),
+     'ERROR  val: has instances of square, star, triangle, unknown to training'),
 ])
 def test_defects_that_stop(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     plant(coco, defect)
@@ -166,8 +166,10 @@ def test_defects_that_stop(defect: Callable, message: str, config: Callable, coc
     (lambda c: c['annotations'][0].update(category_id=77), 'annotations of a category that is not listed: 1 (annotation 1)'),
     (lambda c: c['categories'].append(dict(id=5, name='hexagon')), 'classes without an instance: 1 (hexagon)'),
     (lambda c: c['images'].append(dict(c['images'][0], id=77)), 'images listed twice: 1 (00000.png)'),
+    (lambda c: c['images'][0].update(file_name='small.png', width=31, height=40), 'images smaller than 32 pixels: 1 (small.png)'),
 ])
 def test_what_is_only_noted(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    Image.new('RGB', (31, 40)).save(coco / 'train/small.png')
     plant(coco, defect)
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ('train',))
@@ -190,8 +192,9 @@ def test_boxes_suffice_for_a_model_without_masks(config: Callable, coco: Path):
     use_data(config('retinanet_ravlt_t'), str(coco), ('train', 'val'))
 
 
-def test_boxes_that_are_no_boxes(config: Callable, coco: Path):
-    plant(coco, lambda c: c['annotations'][0].update(bbox=[1, 2]))
+@pytest.mark.parametrize('box', [[1, 2], [1, 2, 3, 4, 5, 6], [1, 2, float('nan'), 4], None])
+def test_boxes_that_are_no_boxes(config: Callable, coco: Path, box: object):
+    plant(coco, lambda c: [a.update(bbox=box) for a in c['annotations']])
     with pytest.raises(UserError, match='has a bbox that is not four numbers'):
         use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
 
@@ -219,7 +222,66 @@ def test_a_folder_to_test_on_alone(config: Callable, roboflow: Path, shapes_root
     use_data(own, str(roboflow), ('test',))
     check_paths(own, ('test',))
     assert labels(own, 'test') == truth(shapes_root, 'val')
-    trained = config('maskrcnn_ravlt_t')
-    use_data(trained, str(roboflow), ('train', 'val'))
-    with pytest.raises(UserError, match=r'annotation file .* does not exist'):
-        check_paths(trained, ('train', 'val'))
+    with pytest.raises(UserError, match=r'has no data for train and val: looked for COCO annotations .*; found val only'):
+        use_data(config('maskrcnn_ravlt_t'), str(roboflow), ('train', 'val'))
+
+
+def test_the_weights_order_of_classes_counts(config: Callable, coco: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    """A folder that lists the same classes in another order than the weights were trained on."""
+    for split in ('train', 'val'):
+        plant(coco, lambda c: c['categories'].reverse(), split)
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['test'], weights_classes=SHAPES)
+    assert tuple(own.test_dataloader.dataset.metainfo.classes) == SHAPES
+    assert labels(own, 'test') == truth(shapes_root, 'val')
+    with pytest.raises(UserError):
+        use_data(config('maskrcnn_ravlt_t'), str(coco), ['test'], weights_classes=SHAPES[:3])
+    assert 'has instances of star, unknown to the weights' in capsys.readouterr().out
+
+
+def test_a_test_split_serves_for_validation(config: Callable, roboflow: Path, capsys: pytest.CaptureFixture):
+    (roboflow / 'valid').rename(roboflow / 'test')
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(roboflow), ['train', 'val'])
+    assert 'test' in own.val_dataloader.dataset.ann_file
+    assert 'the test split serves for it' in capsys.readouterr().out
+
+
+def test_what_is_not_used_is_not_looked_at(config: Callable, coco: Path):
+    """Validation pictures alone, beside the annotations of both parts."""
+    shutil.rmtree(coco / 'train')
+    own = config('demo/maskrcnn_ravlt_t_shapes')
+    use_data(own, str(coco), ['test'])
+    check_paths(own, ['test'])
+
+
+def test_a_class_that_is_its_own_parent_stays(config: Callable, coco: Path):
+    for split in ('train', 'val'):
+        plant(coco, lambda c: c['categories'].append(dict(id=9, name='hexagon', supercategory='hexagon')), split)
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == (*SHAPES, 'hexagon')
+
+
+def test_an_annotation_without_id(config: Callable, coco: Path):
+    plant(coco, lambda c: c['annotations'][0].pop('id'))
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    assert len(read(own, 'train')) == 12
+
+
+def test_one_image_is_not_enough(config: Callable, cvat: Path):
+    path = cvat / 'annotations/instances_default.json'
+    content = json.loads(path.read_text())
+    content['images'] = content['images'][:1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match='has 1 image to train on and none to validate on'):
+        use_data(config('maskrcnn_ravlt_t'), str(cvat), ['train', 'val'])
+
+
+def test_several_data_sets_are_not_replaced_by_one(config: Callable, coco: Path):
+    own = config('maskrcnn_ravlt_t')
+    dataset = own.train_dataloader.dataset
+    own.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    with pytest.raises(UserError, match='this config joins several'):
+        use_data(own, str(coco), ['train', 'val'])

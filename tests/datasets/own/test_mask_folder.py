@@ -98,7 +98,7 @@ def test_palette_masks_are_their_indices(config: Callable, ade: Path, shapes_roo
 
 @pytest.mark.parametrize(('change', 'message', 'expected'), [
     (lambda m: np.where(m > 0, 255, 0), '255 is taken for the object', lambda m: m > 0),
-    (lambda m: np.repeat(m[..., None], 3, axis=2), 'grey pictures of three channels', lambda m: m),
+    (lambda m: np.repeat(m[..., None], 3, axis=2), 'grey pictures of three channels; one is used', lambda m: m),
 ])
 def test_masks_that_are_converted(change: Callable, message: str, expected: Callable, config: Callable, ade: Path,
                                   shapes_root: Path, capsys: pytest.CaptureFixture):
@@ -128,8 +128,10 @@ def coloured(mask: np.ndarray) -> np.ndarray:
                                                               'where 0 to 4 and 255 (ignored) may be'),
     (lambda m: m[:100], 'masks of another size than their image: 1 (00003: image 128×128, mask 128×100)'),
     (lambda m: m.astype(np.uint16) * 1000, 'masks with values above 255: 1 (00003)'),
-    (coloured, '1 masks are coloured (RGB), and nothing says which colour is which class'),
-    (photograph, 'masks have up to'),
+    (lambda m: np.repeat(np.where(m == m.max(), 9, m).astype(np.uint8)[..., None], 3, axis=2),
+     'masks with values outside the classes: 1 (00003); values 9'),
+    (coloured, '15 masks have one channel, the other 1 are coloured: make all alike'),
+    (photograph, 'coloured masks have more than 64 colours'),
 ])
 def test_defects_that_stop(change: Callable, message: str, config: Callable, ade: Path, capsys: pytest.CaptureFixture):
     (ade / 'classes.txt').write_text('\n'.join(NAMES))
@@ -139,6 +141,21 @@ def test_defects_that_stop(change: Callable, message: str, config: Callable, ade
         use_data(own, str(ade), ('train', 'val'))
     assert message in capsys.readouterr().out
     assert not Path(own.work_dir).exists()
+
+
+def test_coloured_masks_without_a_list(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+    (voc / 'labelmap.txt').unlink()
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(voc), ('train', 'val'))
+    assert '12 masks are coloured (RGB), and nothing says which colour is which class' in capsys.readouterr().out
+
+
+def test_smoothed_masks(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    for path in ade.glob('annotations/*/*'):
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).resize((64, 64)).resize((128, 128)).save(path)
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train', 'val'))
+    assert 'different values: they were smoothed or saved as JPEG' in capsys.readouterr().out
 
 
 def test_a_mask_that_cannot_be_read(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
@@ -160,13 +177,55 @@ def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys
     (ade / 'annotations/training/00003.png').unlink()
     (ade / 'images/training/00005.png').unlink()
     shutil.copy(ade / 'images/training/00006.png', ade / 'images/training/extra.bmp')
+    (ade / 'annotations/training/notes').mkdir()
     own = config('upernet_ravlt_t')
     use_data(own, str(ade), ('train', 'val'))
     printed = capsys.readouterr().out
     assert 'mended train: images without a mask: 1 (00003); left out' in printed
     assert 'note   train: masks without an image: 1 (00005.png); not used' in printed
-    assert 'images that do not end in .png as most do: 1 (extra.bmp); not used' in printed
+    assert 'images without a mask that do not end in .png: 1 (extra.bmp); not used' in printed
     assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(12) if i not in (3, 5)]
+
+
+def test_images_of_two_kinds(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    Image.open(ade / 'images/training/00004.png').save(ade / 'images/training/00004.bmp')
+    (ade / 'images/training/00004.png').unlink()
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train', 'val'))
+    assert 'images that do not end in .png as most do: 1 (00004.bmp); MMSegmentation reads one suffix' in capsys.readouterr().out
+
+
+def test_lists_that_name_what_is_not_there(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+    (voc / 'ImageSets/Segmentation/train_val.txt').write_text('00000')  # of both parts: not the training list
+    (voc / 'JPEGImages/00002.png').unlink()
+    own = config('upernet_ravlt_t')
+    use_data(own, str(voc), ('train', 'val'))
+    assert 'mended train: images that a list names, without a file: 1 (00002); left out' in capsys.readouterr().out
+    assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(9) if i != 2]
+
+
+def test_two_folders_of_masks(config: Callable, ade: Path):
+    shutil.copytree(ade / 'annotations', ade / 'masks')
+    with pytest.raises(UserError, match='could both be the train masks: leave one'):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train', 'val'))
+
+
+def test_the_weights_classes_count(config: Callable, ade: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    own = config('upernet_ravlt_t')
+    use_data(own, str(ade), ['test'], weights_classes=(*NAMES, 'hexagon'))
+    assert own.model.decode_head.num_classes == 6
+    (ade / 'classes.txt').write_text('\n'.join(reversed(NAMES)))
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(ade), ['test'], weights_classes=NAMES)
+    assert 'the weights were trained on background, circle' in capsys.readouterr().out
+
+
+def test_weights_of_classes_go_with_the_classes(config: Callable, ade: Path):
+    (ade / 'classes.txt').write_text('\n'.join([*NAMES, 'hexagon']))
+    own = config('demo/upernet_ravlt_t_shapes')
+    use_data(own, str(ade), ('train', 'val'))
+    assert own.model.decode_head.num_classes == 6
+    assert 'class_weight' not in own.model.decode_head.loss_decode
 
 
 def test_masks_with_other_names(config: Callable, ade: Path):
