@@ -3,7 +3,8 @@ _base_ = ['../_base_/shapes_segmentation.py', '../_base_/models/semanticfpn.py',
 
 width = 64
 model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
+    # MMSegmentation 1.2's class weights do not go with ignored pixels (index 255): what is padded counts as background.
+    data_preprocessor=dict(size=_base_.crop_size, seg_pad_val=0),
     backbone=dict(drop_path_rate=0.0),
     neck=dict(in_channels=_base_.embed_dims, out_channels=width),
     decode_head=dict(in_channels=[width] * 4, channels=width, num_classes=_base_.num_classes,

@@ -39,23 +39,15 @@ def reduces_zero_label(config: Config, dataset: ConfigDict) -> bool:
 def set_num_classes(part: ConfigDict | list, number: int) -> None:
     """Sets every `num_classes` within a model's config, in place: box, mask, decode and auxiliary heads, of all stages.
 
-    Losses of a head whose number changes lose their `class_weight`, which holds a weight for each of the old classes.
+    A loss's `class_weight`, which holds a weight for each of the config's own classes, is dropped.
     """
-    if isinstance(part, dict) and 'num_classes' in part:
-        if part['num_classes'] != number:
-            _drop_class_weights(part)
-        part['num_classes'] = number
+    if isinstance(part, dict):
+        part.pop('class_weight', None)
+        if 'num_classes' in part:
+            part['num_classes'] = number
     for value in part.values() if isinstance(part, dict) else part:
         if isinstance(value, dict | list):
             set_num_classes(value, number)
-
-
-def _drop_class_weights(part: ConfigDict | list) -> None:
-    if isinstance(part, dict):
-        part.pop('class_weight', None)
-    for value in part.values() if isinstance(part, dict) else part:
-        if isinstance(value, dict | list):
-            _drop_class_weights(value)
 
 
 def set_classes(config: Config, classes: Sequence[str], palette: str | Sequence[Sequence[int]] | None = None) -> None:
