@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference_rules import reference_state, uniform_stream
 
 from ralamala_mm import MALA, RAVLT
 
@@ -22,7 +23,7 @@ def relative_error(result, reference) -> float:
     return float(np.abs(np.asarray(result) - reference).max() / np.abs(reference).max())
 
 
-def load_case(case: str, reference_state, uniform_stream) -> tuple:
+def load_case(case: str) -> tuple:
     name, arch, size = case.split('_')
     backbone = BACKBONES[name](arch, drop_path_rate=0.0)
     state = reference_state({key: tuple(value.shape) for key, value in backbone.state_dict().items()})
@@ -32,19 +33,11 @@ def load_case(case: str, reference_state, uniform_stream) -> tuple:
     return backbone, image, np.load(DATA / f'{case}.npz')
 
 
-@pytest.fixture
-def rules():
-    from conftest import reference_state, uniform_stream
-
-    return reference_state, uniform_stream
-
-
 @pytest.mark.parametrize('path', ['naive', 'eager'])
 @pytest.mark.parametrize('case', CASES)
-def test_outputs_and_gradients(case: str, path: str, rules, monkeypatch: pytest.MonkeyPatch):
+def test_outputs_and_gradients(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('RALAMALA_BACKEND', path)
-    _, uniform_stream = rules
-    backbone, image, reference = load_case(case, *rules)
+    backbone, image, reference = load_case(case)
     image.requires_grad_()
     maps = backbone.eval()(image)
     # Both sides are fp32 through some twenty blocks; MODELS' own measure is 1e-4 for outputs, 1e-3 for gradients.
@@ -64,9 +57,9 @@ def test_outputs_and_gradients(case: str, path: str, rules, monkeypatch: pytest.
 
 @pytest.mark.parametrize('path', ['naive', 'eager'])
 @pytest.mark.parametrize('case', CASES)
-def test_training_mode_uses_batch_statistics(case: str, path: str, rules, monkeypatch: pytest.MonkeyPatch):
+def test_training_mode_uses_batch_statistics(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('RALAMALA_BACKEND', path)
-    backbone, image, reference = load_case(case, *rules)
+    backbone, image, reference = load_case(case)
     for i, result in enumerate(backbone.train()(image)):
         assert relative_error(result.detach(), reference[f'train_out{i}']) < 2e-5
 

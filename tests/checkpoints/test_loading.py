@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import reference_state
 from mmengine.logging import HistoryBuffer
+from reference_rules import reference_state
 from torch import Tensor
 
 from ralamala_mm import MALA, RAVLT
