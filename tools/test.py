@@ -22,6 +22,7 @@ from ralamala_mm.engine import (
 def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     config.load_from = args.checkpoint
+    config.evaluates_only = True
     check_output(config, args.out)
     if args.data:
         # The labels in the weights have their own order; a folder may list the same classes in another.

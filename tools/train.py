@@ -7,6 +7,7 @@ from ralamala_mm.engine import (
     build_runner,
     drop_validation,
     launched_rank,
+    nothing_to_resume,
     prepare_config,
     run,
     runner_parser,
@@ -27,14 +28,16 @@ def main(args: argparse.Namespace) -> None:
     use_resume(config, args.resume)
     if args.no_validate:
         drop_validation(config)
-    if args.data:
-        use_data(config, args.data, ['train', 'val'], show=launched_rank() == 0)
+    first = launched_rank() == 0
+    report = use_data(config, args.data, ['train', 'val'], show=first) if args.data else None
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
-    if (note := settle_pretrained(config)) and launched_rank() == 0:
-        print(note, flush=True)
+    notes = [settle_pretrained(config), nothing_to_resume(config)]
     start_processes(config)
-    build_runner(config).train()
+    runner = build_runner(config)
+    for note in filter(None, [report, *notes]):  # after MMEngine's many lines, and in the log file
+        runner.logger.info(str(note))
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import os
+import re
 import sys
 import time
 import warnings
@@ -67,6 +68,13 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if args.traceback:
             raise
         tell(error)
+        _exit_at_once(1)
+    except TypeError as error:
+        # MMEngine's registry: "class `X` in module.py: X.__init__() got an unexpected keyword argument 'y'".
+        match = re.match(r"class `(\w+)` in .*got an unexpected keyword argument '(\w+)'", str(error), re.DOTALL)
+        if args.traceback or not match:
+            raise
+        tell(UserError(f"the config gives {match[1]} an unexpected keyword argument '{match[2]}'"))
         _exit_at_once(1)
     except KeyboardInterrupt:
         if launched_rank() == 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from ralamala_mm.datasets.walking import MODES
 from ralamala_mm.errors import UserError
@@ -99,6 +100,13 @@ def use_resume(config: Config, resume: str | None) -> None:
     if resume is not None:
         config.resume = True
         config.load_from = None if resume == 'auto' else resume
+
+
+def nothing_to_resume(config: Config) -> str | None:
+    """A sentence if `--resume` finds no checkpoint; the training then begins, as jobs that restart themselves expect."""
+    if config.get('resume') and not config.get('load_from') and not find_latest_checkpoint(config.work_dir):
+        return f'--resume: there is no checkpoint in {config.work_dir}; the training starts at its beginning'
+    return None
 
 
 def drop_validation(config: Config) -> None:

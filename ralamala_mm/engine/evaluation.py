@@ -32,6 +32,8 @@ def use_pictures(config: Config, show: bool, show_dir: str | None, wait_time: fl
     hook.draw = True
     hook.show = show
     hook.wait_time = wait_time
+    if is_segmentation(config):
+        hook.interval = 1  # MMSegmentation draws every 50th picture otherwise
     if show_dir and is_segmentation(config):
         config.visualizer.save_dir = show_dir
     elif show_dir:

@@ -18,12 +18,39 @@ from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
+from .schedule import schedule_notes
+
 _RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
 
 
 @RUNNERS.register_module()
 class DependableRunner(MMEngineRunner):
     """A Runner that reads checkpoints without running code from them and refuses weights that do not fit."""
+
+    @property
+    def iter(self) -> int:
+        """The current iteration; 0 when no training loop was built, which MMEngine would build, with its data, to say so."""
+        return self._train_loop.iter if isinstance(self._train_loop, BaseLoop) else 0
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, as `iter`."""
+        return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
+
+    def dump_config(self) -> None:
+        """Writes the config to the work directory; that of an evaluation beside its log, as the training's may lie there."""
+        if not self.cfg.get('evaluates_only'):
+            super().dump_config()
+            return
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        self.cfg.dump(Path(self.log_dir, Path(self.cfg.filename or 'config.py').name))
+
+    def build_train_loop(self, loop: dict | BaseLoop) -> BaseLoop:
+        """Builds the training loop; warns when the learning rate's schedule is longer than the training."""
+        loop = super().build_train_loop(loop)
+        for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):
+            self.logger.warning(note)
+        return loop
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """Builds the logger; `quiet_console = True` in the config leaves the console to a progress display."""

@@ -215,6 +215,8 @@ def test_options_that_the_machine_cannot_serve(call: Callable, shapes_root: Path
     fails(call, '4096 GPUs were asked for', ROOT / 'tools' / 'dist_train.sh', CONFIG, 4096)
     train = ['python', 'tools/train.py', CONFIG, '--data', shapes_root, '--work-dir', tmp_path / 'w']
     fails(call, 'did you mean train_dataloader', *train, '--cfg-options', 'train_dataloder.batch_size=4')
+    fails(call, "the config gives EpochBasedTrainLoop an unexpected keyword argument 'max_iters'", *train, *SMALL,
+          'train_cfg.max_iters=4')
     fails(call, "unexpected keyword argument 'archh'", *train, *SMALL, 'model.backbone.archh=t')
     fails(call, 'nothing.pth does not exist', *train, '--resume', tmp_path / 'nothing.pth')
     result = call(*train, '--cfg-options', 'foo')

@@ -26,6 +26,7 @@ def trained(call: Callable, shapes_root: Path, tmp_path_factory: pytest.TempPath
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'folders of images and masks' in result.stdout
     assert 'RAVLT starts from scratch' in result.stdout
+    assert 'iterations, and the learning rate still falls until iteration 1000' in result.stdout
     return work_dir
 
 
@@ -57,3 +58,6 @@ def test_evaluation(trained: Path, call: Callable, shapes_root: Path, tmp_path: 
     assert set(np.unique(np.asarray(Image.open(masks[0])))) <= set(range(5))
     if not tta:
         assert len(list((tmp_path / 'drawn').rglob('*.png'))) == 4
+    # The evaluation's config lies beside its log; in a training's folder it would take the place of that one's.
+    assert not list((tmp_path / 'w').glob('*.py'))
+    assert len(list((tmp_path / 'w').glob('*/*_shapes.py'))) == 1

@@ -1,6 +1,7 @@
 """`--data DIR`: a user's own data looked at, reported, and put into a config without editing it."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,13 +18,16 @@ from .report import Report
 
 __all__ = ['Report', 'use_data']
 
+# The settings of a data set that say which data it reads.
+_WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
+                   'metainfo')
 _COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
          'annotations/instances_default.json')
 _MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
 
 
 def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-             weights_classes: Sequence[str] | None = None) -> None:
+             weights_classes: Sequence[str] | None = None) -> Report | None:
     """Makes a config read the data in a folder.
 
     Args:
@@ -34,6 +38,9 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
         show: print the report.
         weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
 
+    Returns:
+        The report, or None for other data sets.
+
     Raises:
         UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
     """
@@ -43,7 +50,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
     segments = config.get('default_scope') == 'mmseg'
     if '://' in root or not folder.is_dir() or not (segments or {kind for _, kind in datasets} == {'CocoDataset'}):
         set_data_root(config, root)
-        return
+        return None
     if len(datasets) > len(modes):
         raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
     if segments:
@@ -52,13 +59,27 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
         report = use_coco_folder(config, folder, modes, weights_classes)
     if report is None:
         _use_as_it_is(config, folder, modes, segments)
-        return
+        return None
     if show:
         print(report, flush=True)
     if report.errors:
         count = len(report.errors)
         raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
                         'ERROR in the report above')
+    if 'val' in modes and 'test' not in modes:
+        _test_as_validated(config)
+    return report
+
+
+def _test_as_validated(config: Config) -> None:
+    """The test part of the config, which the saved one is used with later, reads what is validated on."""
+    validated = dict(datasets_of(config, ['val', 'test']))
+    if 'test' in validated:
+        for key in _WHERE_AND_WHAT:
+            if key in validated['val']:
+                validated['test'][key] = deepcopy(validated['val'][key])
+        if isinstance(config.get('val_evaluator'), dict) and 'ann_file' in config.val_evaluator and config.get('test_evaluator'):
+            config.test_evaluator.ann_file = config.val_evaluator.ann_file
 
 
 def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: bool) -> None:

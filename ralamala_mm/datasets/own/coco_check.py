@@ -5,6 +5,7 @@ without a file, `area` or `iscrowd` left out, categories in another order than i
 evaluated, boxes that nothing can match. What they handle themselves is told, and left as it is.
 """
 
+import codecs
 import collections
 import os
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from .files import image_size
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
 
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
+_TOO_MANY = 0.2  # share of boxes with the same defect, beyond which the file means something else
 _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 
 
@@ -106,6 +108,8 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew')
     checked.needs_copy |= any('area' not in a or 'iscrowd' not in a for a in annotations)
+    with checked.split.ann_file.open('rb') as file:
+        checked.needs_copy |= file.read(3) == codecs.BOM_UTF8  # as Windows tools write, and pycocotools cannot read
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
     if wants_masks:
@@ -159,6 +163,7 @@ def _check_boxes(checked: CheckedSplit) -> None:
     flat = (boxes[:, 2:] <= 0).any(1)
     outside = ~flat & (visible <= 0).any(1)
     beyond = ~flat & ~outside & ((low < -1) | (high > limits + 1)).any(1)  # a pixel of rounding is common
+    tiny = ~flat & ~outside & (boxes[:, 2:] < 1).any(1)
 
     def which(mask: np.ndarray) -> list[str]:
         wrong = [annotations[i] for i in np.flatnonzero(mask)]
@@ -167,7 +172,16 @@ def _check_boxes(checked: CheckedSplit) -> None:
     left_out = 'left out' if checked.evaluated else 'training leaves them out'
     checked.tell(MENDED, 'boxes without area', which(flat), left_out)
     checked.tell(MENDED, 'boxes outside of their image', which(outside), left_out)
-    checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
+    if beyond.sum() > _TOO_MANY * len(boxes):
+        checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
+                     'so many are no slips: COCO\'s boxes are x, y, width, height in pixels, not two corners')
+    else:
+        checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
+    if tiny.sum() > _TOO_MANY * len(boxes):
+        checked.tell(ERROR, 'boxes smaller than a pixel', which(tiny),
+                     'so many are no slips: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
+    else:
+        checked.tell(NOTE, 'boxes smaller than a pixel', which(tiny), 'training leaves them out')
     checked.bad_boxes = {known[i] for i in np.flatnonzero(flat | outside)}
     checked.needs_copy |= checked.evaluated and bool(checked.bad_boxes)
 

@@ -48,7 +48,10 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         report.problems += _file_problems(masks)
     reading = config_reading(config) if own else find_reading(root, checked, weights_classes, report)
     if reading:
-        report.classes = shares(reading, next(iter(checked.values())))
+        first = next(iter(checked.values()))
+        report.classes = shares(reading, first)
+        if not own and (unused := [name for name, share in report.classes if share == '0.0%']):
+            report.problems.append(problem(NOTE, first.split.name, 'classes with next to no pixel', unused))
         report.problems += [found for masks in checked.values() for found in value_problems(masks, reading)]
     if report.errors:
         return report
@@ -91,6 +94,8 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
          'MMSegmentation reads one suffix per folder: rename them'),
         (ERROR, sizes, 'masks of another size than their image', ''),
         (ERROR, masks.stems(lambda mask: mask.kind == 'broken'), 'masks that cannot be read', ''),
+        (ERROR, list(masks.masks) if split.mask_suffix.lower().endswith(('.jpg', '.jpeg')) else [], 'masks saved as JPEG',
+         'which changes their values: save them as PNG'),
         (ERROR, masks.stems(lambda mask: mask.kind == 'deep'), f'masks with values above {IGNORED}', ''),
     ]
     return [problem(level, split.name, what, entries, consequence) for level, entries, what, consequence in found if entries]

@@ -285,3 +285,36 @@ def test_several_data_sets_are_not_replaced_by_one(config: Callable, coco: Path)
     own.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
     with pytest.raises(UserError, match='this config joins several'):
         use_data(own, str(coco), ['train', 'val'])
+
+
+def test_two_corners_instead_of_a_size(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, lambda c: [a.update(bbox=[a['bbox'][0], a['bbox'][1], a['bbox'][0] + a['bbox'][2], a['bbox'][1] + a['bbox'][3]])
+                           for a in c['annotations']])
+    with pytest.raises(UserError):
+        use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])
+    assert "COCO's boxes are x, y, width, height in pixels, not two corners" in capsys.readouterr().out
+
+
+def test_shares_instead_of_pixels(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, lambda c: [a.update(bbox=[value / 128 for value in a['bbox']]) for a in c['annotations']])
+    with pytest.raises(UserError):
+        use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])
+    assert "COCO's boxes are in pixels, not shares of the image" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark(config: Callable, coco: Path, shapes_root: Path):
+    """Windows tools put one in front; pycocotools cannot read it."""
+    for split in ('train', 'val'):
+        path = coco / f'annotations/instances_{split}.json'
+        path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    assert labels(own, 'train') == truth(shapes_root, 'train')
+
+
+def test_the_saved_config_tests_what_was_validated(config: Callable, roboflow: Path, shapes_root: Path):
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(roboflow), ['train', 'val'])
+    check_paths(own, ['test'])
+    assert labels(own, 'test') == truth(shapes_root, 'val')
+    assert own.test_evaluator.ann_file == own.val_evaluator.ann_file

@@ -253,3 +253,12 @@ def test_a_folder_to_test_on_alone(config: Callable, ade: Path, shapes_root: Pat
     use_data(own, str(ade), ('test',))
     check_paths(own, ('test',))
     assert same(read(own, 'test'), truth(shapes_root, 'val'))
+
+
+def test_masks_saved_as_jpeg(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    for path in ade.glob('annotations/*/*'):
+        Image.open(path).save(path.with_suffix('.jpg'), quality=100)
+        path.unlink()
+    with pytest.raises(UserError):
+        use_data(config('upernet_ravlt_t'), str(ade), ('train', 'val'))
+    assert 'masks saved as JPEG: 12 (00000, 00001, 00002 and 9 more); which changes their values' in capsys.readouterr().out
