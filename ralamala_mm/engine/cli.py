@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -70,9 +71,10 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         tell(error)
         _exit_at_once(1)
     except TypeError as error:
-        # MMEngine's registry: "class `X` in module.py: X.__init__() got an unexpected keyword argument 'y'".
-        match = re.match(r"class `(\w+)` in .*got an unexpected keyword argument '(\w+)'", str(error), re.DOTALL)
-        if args.traceback or not match:
+        # Only where MMEngine builds a part from its config: "X.__init__() got an unexpected keyword argument 'y'".
+        match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        built = traceback.extract_tb(error.__traceback__)[-1].name == 'build_from_cfg'
+        if args.traceback or not (match and built):
             raise
         tell(UserError(f"the config gives {match[1]} an unexpected keyword argument '{match[2]}'"))
         _exit_at_once(1)

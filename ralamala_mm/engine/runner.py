@@ -117,14 +117,9 @@ def build_runner(config: Config) -> MMEngineRunner:
     """The config's own `runner_type` if it names one, else ours.
 
     Raises:
-        UserError: the weights to start from are not there, or a part of the config has an argument too many.
+        UserError: the weights to start from are not there.
     """
     start = config.get('load_from')
     if start and '://' not in start:
         check_file(Path(start), start)
-    try:
-        return RUNNERS.build(config) if 'runner_type' in config else DependableRunner.from_cfg(config)
-    except TypeError as error:
-        if 'unexpected keyword argument' in str(error):
-            raise UserError(f'the config has an argument that does not exist: {error}') from error
-        raise
+    return RUNNERS.build(config) if 'runner_type' in config else DependableRunner.from_cfg(config)
