@@ -91,7 +91,8 @@ def _check_categories(checked: CheckedSplit) -> None:
     ids, wanted = [category['id'] for category in categories], category_names(checked.split.content)
     checked.tell(ERROR, 'category ids used twice', _twice(ids))
     checked.tell(ERROR, 'category names used twice', _twice(wanted))
-    checked.needs_copy |= wanted != [category['name'] for category in categories]
+    parents = [category['name'] for category in categories if category['name'] not in wanted]
+    checked.needs_copy |= checked.tell(MENDED, 'parents of the other categories, without instances', parents, 'left out')
     if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
         text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
         checked.problems.append(Problem(NOTE, checked.split.name, text))
@@ -107,7 +108,8 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
 
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew')
-    checked.needs_copy |= any('area' not in a or 'iscrowd' not in a for a in annotations)
+    unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
+    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled, 'filled in from the box')
     with checked.split.ann_file.open('rb') as file:
         checked.needs_copy |= file.read(3) == codecs.BOM_UTF8  # as Windows tools write, and pycocotools cannot read
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
