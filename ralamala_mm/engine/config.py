@@ -2,14 +2,26 @@
 
 import argparse
 import difflib
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import find_latest_checkpoint
+from mmengine.utils import is_installed
 
 from ralamala_mm.datasets.walking import MODES
 from ralamala_mm.errors import UserError
+
+
+def _find_mmseg_by_its_module() -> None:
+    """Lets `_base_ = 'mmseg::…'` be found where MMSegmentation is installed under another name than `mmsegmentation`.
+
+    So does OneDL, whose MMEngine 0.10.12 looks for the old name all the same; not reported there yet.
+    """
+    if not is_installed('mmsegmentation') and find_spec('mmseg'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -20,6 +32,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist{_near_configs(Path(path))}')
+    _find_mmseg_by_its_module()
     try:
         # Not lazy: MMEngine 0.10.7 takes a config that imports anything for one of the new lazy style.
         config = Config.fromfile(path, lazy_import=False)

@@ -89,3 +89,16 @@ def test_options_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match='--cfg-options do not fit'):
         load_config('configs/maskrcnn_ravlt_t.py', {'param_scheduler.9.begin': 3})
+
+
+def test_mmseg_s_configs_are_found_whatever_its_package_is_called(monkeypatch: pytest.MonkeyPatch):
+    """OneDL distributes MMSegmentation under another name than MMEngine looks for."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    from ralamala_mm.engine import config as module
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    monkeypatch.setattr(module, 'is_installed', lambda name: False)
+    assert load_config('configs/upernet_ravlt_t.py').default_scope == 'mmseg'
+    assert MODULE2PACKAGE['mmseg'] == 'mmseg'
