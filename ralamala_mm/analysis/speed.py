@@ -1,34 +1,31 @@
-"""Time and memory of a backbone on each path of `ops`, every measurement in a process of its own."""
+"""Time and memory of the benchmark's tasks, every measurement in a process of its own."""
 
-import json
 import multiprocessing
 import os
-import platform
-import resource
+import signal
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from math import prod
+from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
 
-from ralamala_mm.ops import BACKEND_VARIABLE, BACKENDS
+from ralamala_mm.backbones.hybrid import STRIDES
+from ralamala_mm.errors import UserError
+from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE
+from ralamala_mm.variants import NUM_STAGES, resolve_variant
 
-MODES = ('forward', 'forward+backward')
+from .floor import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
+from .workloads import MODES, NO_PATH, Task, is_hybrid, load_subject, prepare
 
-
-@dataclass(frozen=True)
-class Task:
-    """What is measured: a backbone by name and size on an input `[batch, 3, height, width]`."""
-
-    backbone: str
-    arch: str
-    shape: tuple[int, int, int, int]
-    mode: str
-    path: str
-    device: str
-    dtype: str  # float32, or float16 / bfloat16 by autocast
-    runs: int
+WARM_UPS, WARM_UPS_OF_GPU_OR_COMPILER = 1, 3
+ELEMENT_SIZE = dict(float32=4, float16=2, bfloat16=2)  # bytes
 
 
 @dataclass(frozen=True)
@@ -41,102 +38,143 @@ class Measurement:
     peak_memory: int
 
 
-def measure(task: Task) -> Measurement:
-    """Runs a task in a fresh process, so that its peak memory is its own."""
+@dataclass(frozen=True)
+class Result:
+    """A task with its measurement (None: it ran out of memory) and its floor in seconds, if one was counted."""
+
+    task: Task
+    measurement: Measurement | None
+    floor: float | None
+
+
+def in_own_process(function: Callable, *args) -> object:
+    """What a function of a module returns in a fresh process; None if it runs out of memory there.
+
+    Raises:
+        UserError: it raised one, or the process died.
+    """
     context = multiprocessing.get_context('spawn')
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_here, args=(task, sender))
+    process = context.Process(target=_send_result, args=(sender, function, *args))
     process.start()
     sender.close()
     try:
         result = receiver.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f'the process that measured {task} died with exit code {process.exitcode}') from None
+        if process.exitcode == -signal.SIGKILL:  # by the kernel, which ends what takes too much
+            return None
+        raise UserError(f'a process ended with exit code {process.exitcode} while measuring; its error stands above') from None
     process.join()
+    if isinstance(result, UserError):
+        raise result
     return result
 
 
-def _measure_here(task: Task, sender) -> None:
-    os.environ[BACKEND_VARIABLE] = task.path
-    import ralamala_mm
-
-    torch.manual_seed(0)
-    backbone = getattr(ralamala_mm, task.backbone.upper())(task.arch, drop_path_rate=0.0).to(task.device)
-    image = torch.rand(task.shape, device=task.device)
-    backward = task.mode == 'forward+backward'
-    backbone.train(backward)
-    autocast_dtype = None if task.dtype == 'float32' else getattr(torch, task.dtype)
-
-    def run() -> None:
-        with torch.autocast(task.device, autocast_dtype, enabled=autocast_dtype is not None), torch.set_grad_enabled(backward):
-            loss = sum(result.float().mean() for result in backbone(image))
-        if backward:
-            loss.backward()
-            backbone.zero_grad()
-
-    at_rest = _memory_in_use(task.device)
-    times = []
-    for i in range(task.runs + 1):
-        start = time.perf_counter()
-        run()
-        if task.device == 'cuda':
-            torch.cuda.synchronize()
-        if i:  # the first one warms up
-            times.append(time.perf_counter() - start)
-    peak = _peak_memory(task.device) - at_rest
-    sender.send(Measurement(statistics.median(times), min(times), max(times), peak))
+def _send_result(sender, function: Callable, *args) -> None:
+    warnings.simplefilter('ignore')
+    MMLogger.get_instance('benchmark', log_level='WARNING')  # optimisers list the options of every parameter
+    try:
+        result = function(*args)
+    except UserError as error:
+        result = error
+    except RuntimeError as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and 'allocate memory' not in str(error):
+            raise
+        result = None
+    sender.send(result)
 
 
-def _memory_in_use(device: str) -> int:
+def measure(task: Task) -> Measurement:
+    """Runs a task. It sets this process's path of `ops` and peak memory: call it by `in_own_process`."""
+    import torch._dynamo  # noqa: F401 what checkpointing and optimisers import when first used; 0.1 GB that are not theirs
+
+    if task.path != NO_PATH:
+        os.environ[BACKEND_VARIABLE] = task.path
+    workload = prepare(task)
+    at_rest = _memory(task.device, peak=False)
+    slow_start = task.device == 'cuda' or task.compiled
+    for _ in range(WARM_UPS_OF_GPU_OR_COMPILER if slow_start else WARM_UPS):
+        workload.run(workload.fresh_data())
+    _forget_peak(task.device)
+    times = [_seconds(workload.run, workload.fresh_data(), task.device) for _ in range(task.runs)]
+    return Measurement(statistics.median(times), min(times), max(times), _memory(task.device, peak=True) - at_rest)
+
+
+def _seconds(run: Callable, data: object, device: str) -> float:
+    if device == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run(data)
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begun = time.perf_counter()
+    run(data)
+    return time.perf_counter() - begun
+
+
+def _memory(device: str, peak: bool) -> int:
+    """Bytes: of tensors on a GPU; resident in this process on a CPU."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    # Not resource.getrusage, whose peak begins at that of the process which started this one.
+    name = 'VmHWM:' if peak else 'VmRSS:'
+    (line,) = [line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def _forget_peak(device: str) -> None:
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    return _peak_memory(device)
-
-
-def _peak_memory(device: str) -> int:
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-
-
-def compare_paths(backbone: str, arch: str, shape: tuple[int, int, int, int], device: str, dtype: str,
-                  runs: int) -> Iterator[tuple[Task, Measurement]]:
-    """Measures every path in both modes, one after the other."""
-    for mode in MODES:
-        for path in BACKENDS:
-            task = Task(backbone, arch, shape, mode, path, device, dtype, runs)
-            yield task, measure(task)
-
-
-def machine(kind: str) -> dict[str, str]:
-    """What a result on a device of this kind, 'cpu' or 'cuda', depends on beside the task."""
-    if kind == 'cuda':
-        device = torch.cuda.get_device_name()
     else:
-        with open('/proc/cpuinfo') as file:
-            names = [line.partition(':')[2].strip() for line in file if line.startswith('model name')]
-        device = f'{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads'
-    return dict(device=device, torch=torch.__version__, python=platform.python_version(), date=time.strftime('%Y-%m-%d'))
+        Path('/proc/self/clear_refs').write_text('5')  # sets VmHWM to VmRSS
 
 
-def as_json(results: list[tuple[Task, Measurement]]) -> str:
-    """All results with the machine that they were made on."""
-    rows = [dict(asdict(task), **asdict(measurement)) for task, measurement in results]
-    return json.dumps(dict(machine=machine(results[0][0].device), results=rows), indent=1)
+def measure_all(tasks: Sequence[Task], rates: Rates | None, say: Callable[[str], None]) -> Iterator[Result]:
+    """Measures one task after the other, and tells after each where it is and how long the rest takes.
+
+    Args:
+        tasks: what to measure.
+        rates: of the device, for the floors; None counts none.
+        say: takes a line for the user.
+    """
+    sizes = [prod(task.shape) * (1 if task.mode in ('forward', 'infer') else 3) for task in tasks]
+    begun = time.monotonic()
+    for i, task in enumerate(tasks):
+        measurement = in_own_process(measure, task)
+        left = (time.monotonic() - begun) / sum(sizes[:i + 1]) * sum(sizes[i + 1:])
+        result = ('out of memory' if measurement is None else
+                  f'{measurement.median:.4g} s, {measurement.peak_memory / 1e9:.3g} GB')
+        say(f'  {i + 1}/{len(tasks)} {task.title}, {"×".join(map(str, task.shape))}, {task.mode}, {task.way}: {result}; '
+            f'about {timedelta(seconds=round(left))} left')
+        yield Result(task, measurement, floor_of(task, rates) if rates else None)
 
 
-def as_table(results: list[tuple[Task, Measurement]]) -> str:
-    """A Markdown table with the ratio of each path to the naive one."""
-    lines = [', '.join(f'{name} {value}' for name, value in machine(results[0][0].device).items()), '',
-             '| backbone | input | dtype | mode | path | seconds: median (range) | peak GB | time / naive | memory / naive |',
-             '|-|-|-|-|-|-|-|-|-|']
-    naive = {task.mode: measurement for task, measurement in results if task.path == 'naive'}
-    for task, m in results:
-        base = naive[task.mode]
-        name, shape = f'{task.backbone.upper()}-{task.arch.upper()}', '×'.join(map(str, task.shape))
-        lines.append(f'| {name} | {shape} | {task.dtype} | {task.mode} | {task.path} '
-                     f'| {m.median:.3f} ({m.fastest:.3f}–{m.slowest:.3f}) | {m.peak_memory / 1e9:.2f} '
-                     f'| {m.median / base.median:.2f} | {m.peak_memory / base.peak_memory:.2f} |')
-    return '\n'.join(lines)
+def floor_of(task: Task, rates: Rates) -> float | None:
+    """The floor in seconds of one of our backbones or stages; of an attention, the time to move its bytes."""
+    if task.mode not in MODES or task.path == NO_PATH:
+        return None
+    backward, element_size = task.mode == 'forward+backward', ELEMENT_SIZE[task.dtype]
+    if task.subject in ATTENTIONS:
+        op = attention_op(task.subject, *task.shape, element_size)
+        return (op.forward.bytes + op.backward.bytes * backward) / rates.bandwidth
+    return floor_seconds(subject_ops(task.subject, task.shape, element_size, task.stage), rates, backward)
+
+
+def subject_ops(subject: str, shape: tuple[int, int, int, int], element_size: int, stage: int | None = None) -> list[Op]:
+    """The ops of a config's RAVLT or MALA on images `[B, C, H, W]`; of one stage, those of its blocks.
+
+    Raises:
+        UserError: there is no such config, or its backbone is another.
+    """
+    config = load_subject(subject)
+    if not is_hybrid(config):
+        raise UserError(f'the floor is counted of RAVLT and MALA, not of {config.model.backbone.type} in {subject}')
+    backbone = config.model.backbone
+    attention, variant = MODELS.get(backbone.type).linear_attention, resolve_variant(backbone.get('arch', 's'))
+    if stage is None:
+        return count_backbone(attention, variant, shape, element_size, backbone.get('out_indices', range(NUM_STAGES)))
+    length = prod(-(-side // STRIDES[stage]) for side in shape[2:])
+    return count_blocks(attention, variant, stage, shape[0], length, element_size)

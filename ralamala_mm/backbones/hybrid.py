@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ralamala_mm.checkpoints import load_backbone_checkpoint
 from ralamala_mm.errors import OptionError
-from ralamala_mm.ops import RotaryTable, preferred_memory_format
+from ralamala_mm.ops import RotaryTable, is_naive
 from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
@@ -116,7 +116,9 @@ class HybridVisionTransformer(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
-        x = self.patch_embed(x.contiguous(memory_format=preferred_memory_format(x)))
+        # Channels-last makes LayerNorm free of copies and 1×1 convolutions plain matrix products.
+        memory_format = torch.contiguous_format if is_naive() else torch.channels_last
+        x = self.patch_embed(x.contiguous(memory_format=memory_format))
         maps = []
         for i, stage in enumerate(self.layers):
             x = stage(x)

@@ -50,12 +50,14 @@ class DropPath(nn.Module):
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
+        self.drops = rate > 0
+        # A tensor, so that torch.compile shares one graph among blocks of different rates.
+        self.register_buffer('keep', torch.tensor(1 - rate), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
+        if not (self.drops and self.training):
             return x
-        keep = 1 - self.rate
-        return x * (x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep) / keep)
+        return x * (torch.bernoulli(self.keep.expand(x.shape[0], 1, 1, 1)) / self.keep).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f'{self.rate:.3f}'
@@ -73,7 +75,13 @@ class Stem(nn.Module):
         self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        if ops.is_naive():
+            return self.proj(x)
+        layers = list(self.proj)
+        x = layers[1](layers[0](x))
+        for activation, convolution, norm in zip(layers[2::3], layers[3::3], layers[4::3], strict=True):
+            x = norm(ops.recompute(lambda x, first=activation, second=convolution: second(first(x)), x))
+        return x
 
 
 class Downsample(nn.Module):
@@ -95,10 +103,20 @@ class RotaryPosition(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.register_buffer('angle', ops.rotary_frequencies(head_dim))
+        self._last: tuple[tuple, RotaryTable] | None = None  # images of a size come one after the other
 
     def forward(self, height: int, width: int) -> RotaryTable:
         # Not from the buffer: in a model cast to fp16 it holds 11 bits, too few at the far end of a large grid.
-        return ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
+        if torch.compiler.is_compiling():
+            return ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
+        key = (height, width, self.angle.device)
+        if self._last is None or self._last[0] != key:
+            with torch.inference_mode(False):  # or training after inference could not use it
+                table = ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
+            if type(table.cos) is not Tensor:  # a pretended one, of a tool that counts
+                return table
+            self._last = key, table
+        return self._last[1]
 
 
 class GatedAttention(nn.Module):
@@ -118,13 +136,20 @@ class GatedAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        qkvo = self.qkvo(x)
-        q, k, v, _ = (qkvo.permute(0, 2, 3, 1).flatten(1, 2)  # [B, L, 4C]
-                      .unflatten(-1, (4, self.num_heads, -1)).permute(2, 0, 3, 1, 4))  # 4 × [B, N, L, D]
+        attended, value, gate = self.attend(self.qkvo(x), rotary)
+        return self.proj(self.mix(attended, value, gate))
+
+    def attend(self, qkvo: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, 4C, H, W]` → the attended map, v and o, each `[B, C, H, W]`."""
+        parts = qkvo.chunk(4, dim=1)
+        q, k, v = (part.permute(0, 2, 3, 1).flatten(1, 2)  # [B, L, C]
+                   .unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts[:3])  # [B, N, L, D]
         attended = ops.ATTENTIONS[self.attention](q, k, v, rotary)  # [B, N, L, D]
-        attended = attended.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
-        value, gate = qkvo.chunk(4, dim=1)[2:]
-        return self.proj((attended + self.lepe(value)) * gate)
+        attended = attended.transpose(1, 2).reshape(qkvo.shape[0], *qkvo.shape[2:], -1).permute(0, 3, 1, 2)
+        return attended, parts[2], parts[3]
+
+    def mix(self, attended: Tensor, value: Tensor, gate: Tensor) -> Tensor:
+        return (attended + self.lepe(value)) * gate
 
     def extra_repr(self) -> str:
         return f'{self.attention}, num_heads={self.num_heads}'
@@ -140,16 +165,36 @@ class FeedForward(nn.Module):
         self.dwconv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Recomputing keeps one map of the hidden width instead of three.
-        return ops.recompute(self._activate_and_project, self.fc1(x))
+        return self.fc2(self.activate(self.fc1(x)))
 
-    def _activate_and_project(self, x: Tensor) -> Tensor:
-        x = F.gelu(x)
-        return self.fc2(x + self.dwconv(x))
+    def activate(self, x: Tensor) -> Tensor:
+        return add_convolved(self.dwconv, F.gelu(x))
+
+
+def add_convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """x + convolution(x), in fp32 as one convolution whose kernels have 1 added in the middle."""
+    if ops.is_naive() or ops.compute_dtype(x) != torch.float32:
+        return x + convolution(x)
+    identity = F.pad(x.new_ones(1, 1, 1, 1), [size // 2 for size in convolution.kernel_size for _ in range(2)])
+    return F.conv2d(x, convolution.weight + identity, convolution.bias, padding=convolution.padding, groups=convolution.groups)
+
+
+def scaled_projection(projection: nn.Conv2d, scale: Tensor, x: Tensor) -> Tensor:
+    """scale · projection(x); in fp32 the scale goes into the weights, which spares keeping projection(x) for its gradient.
+
+    Not in half precision, where a scale of 1e-6 would leave weights that round to 0.
+    """
+    if ops.compute_dtype(x) != torch.float32:
+        return scale * projection(x)
+    return F.conv2d(x, scale.view(-1, 1, 1, 1) * projection.weight, scale.flatten() * projection.bias)
 
 
 class Block(nn.Module):
-    """Convolutional position, attention and feed-forward, each residual; the latter two with layer scale."""
+    """Convolutional position, attention and feed-forward, each residual; the latter two with layer scale.
+
+    `_forward_naive` says what is computed; `forward` computes it with less kept for the backward pass: the block's
+    input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map.
+    """
 
     def __init__(self, channels: int, num_heads: int, attention: str, mlp_ratio: float, drop_path: float,
                  layer_scale_init: float):
@@ -164,6 +209,30 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+        if ops.is_naive():
+            return self._forward_naive(x, rotary)
+        # The sum of the residual branches stays in the parameters' precision, as layer scale makes it in any case.
+        x = x.to(torch.promote_types(x.dtype, self.gamma_1.dtype))
+        x, qkvo = ops.recompute(self._position_and_qkvo, x)
+        attended, value, gate = self.attn.attend(qkvo, rotary)
+        x = x + self.drop_path(ops.recompute(self._mix_and_project, attended, value, gate))
+        hidden = ops.recompute(self._expand, x)
+        return x + self.drop_path(ops.recompute(self._activate_and_project, hidden))
+
+    def _forward_naive(self, x: Tensor, rotary: RotaryTable) -> Tensor:
         x = x + self.pos(x)
         x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x), rotary))
         return x + self.drop_path(self.gamma_2 * self.ffn(self.norm2(x)))
+
+    def _position_and_qkvo(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = add_convolved(self.pos, x)
+        return x, self.attn.qkvo(self.norm1(x))
+
+    def _mix_and_project(self, attended: Tensor, value: Tensor, gate: Tensor) -> Tensor:
+        return scaled_projection(self.attn.proj, self.gamma_1, self.attn.mix(attended, value, gate))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.ffn.fc1(self.norm2(x))
+
+    def _activate_and_project(self, hidden: Tensor) -> Tensor:
+        return scaled_projection(self.ffn.fc2, self.gamma_2, self.ffn.activate(hidden))

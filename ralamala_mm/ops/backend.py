@@ -1,44 +1,63 @@
 """Which path the attentions and the layers around them take: chosen by itself, or forced by RALAMALA_BACKEND."""
 
 import os
-from collections.abc import Callable
+from functools import cache
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ralamala_mm.errors import OptionError
 
 BACKEND_VARIABLE = 'RALAMALA_BACKEND'
 # naive: the released code's way of computing, with nothing recomputed; the baseline of tests and benchmarks.
 # eager: the same numbers in fewer passes and less memory, with PyTorch's own operators, on any device.
-BACKENDS = ('naive', 'eager')
+# triton: the attentions as kernels for NVIDIA's GPUs; what is around them as in eager.
+BACKENDS = ('naive', 'eager', 'triton')
 
 
-def backend_name() -> str:
-    """The path in force.
+def forced_backend() -> str | None:
+    """The path that the environment asks for, None if it leaves the choice to us.
 
     Raises:
-        OptionError: `RALAMALA_BACKEND` names a path that does not exist here.
+        OptionError: it names a path that does not exist.
     """
-    name = os.environ.get(BACKEND_VARIABLE) or 'eager'
-    if name not in BACKENDS:
-        raise OptionError(f'{BACKEND_VARIABLE}={name} is not available here; choose one of {", ".join(BACKENDS)}')
+    name = os.environ.get(BACKEND_VARIABLE) or None
+    if name is not None and name not in BACKENDS:
+        raise OptionError(f'{BACKEND_VARIABLE}={name} is not known; choose one of {", ".join(BACKENDS)}')
     return name
 
 
-def recompute(function: Callable[..., Tensor], *args) -> Tensor:
-    """`function(*args)`, of which only the arguments are kept for the backward pass, except on the naive path.
+def is_naive() -> bool:
+    """Whether the layers around the attentions, too, have to compute as the released code does."""
+    return forced_backend() == 'naive'
 
-    For cheap functions without randomness whose intermediate maps would take more memory than their arguments.
+
+def backend_name(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The path in force for tokens `[B, N, L, head_dim]`.
+
+    Raises:
+        OptionError: `RALAMALA_BACKEND` names a path that does not exist, or cannot be taken for such tokens.
     """
-    if backend_name() == 'naive' or not torch.is_grad_enabled():
-        return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    forced = forced_backend()
+    if forced == 'triton':
+        if reason := why_no_triton(device, dtype, head_dim):
+            raise OptionError(f'{BACKEND_VARIABLE}=triton cannot be had here: {reason}')
+    elif forced is None:
+        return 'triton' if device.type == 'cuda' and not why_no_triton(device, dtype, head_dim) else 'eager'
+    return forced
 
 
-def preferred_memory_format(x: Tensor) -> torch.memory_format:
-    """Channels-last on a CPU, where it makes convolutions 1.0 to 2.2 times as fast and LayerNorm free of copies."""
-    if x.device.type == 'cpu' and backend_name() != 'naive':
-        return torch.channels_last
-    return torch.contiguous_format
+@cache
+def why_no_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """The reason for which the kernels do not run, None if they do."""
+    try:
+        import triton  # noqa: F401
+
+        from .triton import launch_for
+    except ImportError as error:
+        return f'the package triton is needed ({error})'
+    except AttributeError:
+        return f'PyTorch 2.4 or later is needed, and this is {torch.__version__}'  # for torch.library.custom_op
+    if launch_for(device, dtype, head_dim) is None:
+        return (f'on {device} there are no kernels for {dtype} with {head_dim} channels per head; they are for NVIDIA GPUs '
+                f'(or TRITON_INTERPRET=1, to try them on a CPU)')
+    return None

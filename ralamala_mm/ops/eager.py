@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import naive
 from .precision import EPSILON, at_least_fp32, full_precision
+from .recompute import recompute
 from .rotary import RotaryTable
 
 
@@ -17,40 +19,51 @@ def feature_map(x: Tensor) -> Tensor:
     return F.elu(x).add_(1)
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
+def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
     """R(x) in one pass: a channel pair is a complex number and its turn a factor e^(i·angle)."""
+    if torch.compiler.is_compiling():  # which makes one pass of real arithmetic, and none of complex
+        return naive.rotate(x, rotary)
     if x.stride(-1) != 1:  # view_as_complex wants the two of a pair side by side
         x = x.contiguous()
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary.turns).flatten(-2)
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """Turned in fp32 and attended in the dtype of q by PyTorch's fused kernels, which keep no L×L weights."""
-    turn = torch.complex(*rotary)
-    q, k = (rotate(at_least_fp32(x), turn).to(x.dtype) for x in (q, k))
+    q, k = (rotate(at_least_fp32(x), rotary).to(x.dtype) for x in (q, k))
     if v.stride(-1) != 1:  # the fused kernels want it so, and PyTorch would fall back to L×L weights in silence
         v = v.contiguous()
     return F.scaled_dot_product_attention(q, k, v)
 
 
-@full_precision
 def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+    """RALA; only q, k, v are kept for the backward pass."""
+    return recompute(_rala, q, k, v, rotary)
+
+
+def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+    """MALA; only q, k, v are kept for the backward pass."""
+    return recompute(_mala, q, k, v, rotary)
+
+
+@full_precision
+def _rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """RALA with every factor that belongs to a token pulled out of the sums over channels."""
-    q, k, turn = feature_map(q), feature_map(k), torch.complex(*rotary)
+    q, k = feature_map(q), feature_map(k)
     scale = q.shape[-1] ** -0.5
     # α/L is the softmax itself: it weighs the key in both sums, and 1/L needs no pass of its own.
     weights = (k @ (scale * q.mean(dim=-2)).unsqueeze(-1)).softmax(dim=-2)  # [B, N, L, 1]
     normaliser = q @ (k.mT @ weights) + EPSILON  # [B, N, L, 1]
-    buffer = rotate(k, turn).mT @ (weights * v)  # [B, N, D, D]
-    return rotate(q, turn) @ buffer / normaliser
+    buffer = rotate(k, rotary).mT @ (weights * v)  # [B, N, D, D]
+    return rotate(q, rotary) @ buffer / normaliser
 
 
 @full_precision
-def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+def _mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """MALA with the scale s/L applied to the D×D buffer and the offset as one outer product."""
-    q, k, turn = feature_map(q), feature_map(k), torch.complex(*rotary)
+    q, k = feature_map(q), feature_map(k)
     length, scale = q.shape[-2], q.shape[-1] ** -0.5
     magnitude = q @ (scale * k.mean(dim=-2)).unsqueeze(-1)  # [B, N, L, 1]
-    buffer = rotate(k, turn).mT @ v * (scale / length)  # [B, N, D, D]
-    attended = rotate(q, turn) @ buffer * (1 + 1 / (magnitude + EPSILON))
+    buffer = rotate(k, rotary).mT @ v * (scale / length)  # [B, N, D, D]
+    attended = rotate(q, rotary) @ buffer * (1 + 1 / (magnitude + EPSILON))
     return torch.addcmul(attended, magnitude, v.mean(dim=-2, keepdim=True), value=-1)

@@ -24,3 +24,13 @@ def full_precision(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return attention(at_least_fp32(q), at_least_fp32(k), at_least_fp32(v), *args).to(q.dtype)
 
     return run
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What convolutions and matrix products of x are computed in: autocast's dtype where it is on, else that of x."""
+    kind = x.device.type
+    if hasattr(torch, 'get_autocast_dtype'):  # PyTorch 2.4
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if kind == 'cuda':
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else x.dtype
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else x.dtype

@@ -1,10 +1,40 @@
 """Rotary position of a two-dimensional token grid: the angles, kept as cosine and sine tables."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 ROTARY_BASE = 10000.0
-RotaryTable = tuple[Tensor, Tensor]
+
+
+class RotaryTable:
+    """By how much each channel pair (2j, 2j+1) of each token of an H×W grid is turned; token (y, x) has index y·W + x.
+
+    The first half of the pairs turns with the row, the other half with the column, so that one line for each row
+    and one for each column say it all: `cos` and `sin` are `[H + W, D/4]`, rows first, fp32.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor, height: int, width: int):
+        self.cos = cos
+        self.sin = sin
+        self.height = height
+        self.width = width
+
+    def over_grid(self) -> tuple[Tensor, Tensor]:
+        """cos and sin of each token, `[H·W, D/2]`."""
+
+        def spread(table: Tensor) -> Tensor:
+            rows = table[:self.height, None].expand(-1, self.width, -1)
+            columns = table[None, self.height:].expand(self.height, -1, -1)
+            return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+        return spread(self.cos), spread(self.sin)
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """e^(i·angle) of each token, `[H·W, D/2]`, complex."""
+        return torch.complex(*self.over_grid())
 
 
 def rotary_frequencies(head_dim: int, device: torch.device | str = 'cpu') -> Tensor:
@@ -19,26 +49,14 @@ def rotary_frequencies(head_dim: int, device: torch.device | str = 'cpu') -> Ten
 
 
 def rotary_table(height: int, width: int, frequencies: Tensor) -> RotaryTable:
-    """Cosine and sine by which each channel pair (2j, 2j+1) of each token is turned.
-
-    The first half of the pairs turns with the row y, the other half with the column x; rows and columns
-    are counted from 0 whatever the size of the grid. Only H + W of the H·W rows are computed, the rest repeats.
+    """The turns of a grid; rows and columns are counted from 0 whatever its size.
 
     Args:
         height: H, rows of the token grid.
-        width: W, its columns; token (y, x) has index y·W + x.
+        width: W, its columns.
         frequencies: `[D/2]` of `rotary_frequencies`, on the device where the tables are wanted.
-
-    Returns:
-        cos and sin, each `[H·W, D/2]`, fp32.
     """
     per_step = frequencies.float()[::2]  # [D/4]
-    by_row = torch.arange(height, device=per_step.device)[:, None] * per_step  # [H, D/4]
-    by_column = torch.arange(width, device=per_step.device)[:, None] * per_step  # [W, D/4]
-
-    def over_grid(function) -> Tensor:
-        rows = function(by_row)[:, None].expand(-1, width, -1)
-        columns = function(by_column)[None].expand(height, -1, -1)
-        return torch.cat([rows, columns], dim=-1).flatten(0, 1)
-
-    return over_grid(torch.cos), over_grid(torch.sin)
+    positions = torch.cat([torch.arange(count, device=per_step.device) for count in (height, width)])
+    angles = positions[:, None] * per_step  # [H + W, D/4]
+    return RotaryTable(angles.cos(), angles.sin(), height, width)

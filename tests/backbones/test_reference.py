@@ -33,7 +33,7 @@ def load_case(case: str) -> tuple:
     return backbone, image, np.load(DATA / f'{case}.npz')
 
 
-@pytest.mark.parametrize('path', ['naive', 'eager'])
+@pytest.mark.parametrize('path', ['naive', 'eager', 'triton'])
 @pytest.mark.parametrize('case', CASES)
 def test_outputs_and_gradients(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('RALAMALA_BACKEND', path)
@@ -55,7 +55,7 @@ def test_outputs_and_gradients(case: str, path: str, monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(norms, reference['param_grad_norms'], rtol=1e-3)
 
 
-@pytest.mark.parametrize('path', ['naive', 'eager'])
+@pytest.mark.parametrize('path', ['naive', 'eager', 'triton'])
 @pytest.mark.parametrize('case', CASES)
 def test_training_mode_uses_batch_statistics(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('RALAMALA_BACKEND', path)

@@ -10,7 +10,7 @@ from ralamala_mm.ops import rotary_frequencies, rotary_table
 
 @pytest.mark.parametrize(('height', 'width', 'channels'), [(3, 5, 32), (1, 7, 64), (4, 1, 96)])
 def test_every_angle(height: int, width: int, channels: int):
-    cos, sin = rotary_table(height, width, rotary_frequencies(channels))
+    cos, sin = rotary_table(height, width, rotary_frequencies(channels)).over_grid()
     assert cos.shape == sin.shape == (height * width, channels // 2)
     quarter = channels // 4
     for y in range(height):
@@ -24,7 +24,7 @@ def test_every_angle(height: int, width: int, channels: int):
 
 def test_far_positions_are_exact():
     """The last row of a 4,000-pixel-high image at stride 4; angles up to 1,000 radians lose 6e-5 in fp32."""
-    cos, _ = rotary_table(1000, 1, rotary_frequencies(64))
+    cos, _ = rotary_table(1000, 1, rotary_frequencies(64)).over_grid()
     assert cos[999, 0].item() == pytest.approx(math.cos(999), abs=6e-5)
 
 

@@ -1,0 +1,18 @@
+"""Trading time for memory: a function whose results are computed again in the backward pass instead of being kept."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(function: Callable[..., Tensor], *args) -> Tensor:
+    """`function(*args)`, of which only the arguments are kept for the backward pass.
+
+    For cheap functions without randomness whose intermediate maps would take more memory than their arguments. It is
+    computed again only as far as the backward pass needs it: a matrix product at its end is not.
+    """
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,61 @@
+"""Where the time of training and evaluation goes:  profile_step.py configs/maskrcnn_ravlt_s.py --iterations 5"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ralamala_mm.analysis.speed_report import machine
+from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation, measure_training, measure_worker
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets.walking import datasets_of
+from ralamala_mm.engine import build_runner, prepare_config, run, runner_parser, settle_pretrained, start_processes, use_amp
+from ralamala_mm.errors import UserError
+
+WORKER_IMAGES = 50  # their sizes differ, and random transforms too
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.iterations < 1 or args.val_images < 0:
+        raise UserError('--iterations must be 1 or more, --val-images 0 or more')
+    config = prepare_config(args)
+    if args.amp:
+        use_amp(config)
+    if args.data:
+        use_data(config, args.data, ['train', 'val'], show=True)
+    check_paths(config, ('train', 'val'))
+    use_checked_loading(config)
+    settle_pretrained(config)
+    config.default_hooks.checkpoint = None  # this training is no result
+    config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it
+    config.quiet_console = True
+    for _, dataset in datasets_of(config, ['val']):
+        dataset.indices = args.val_images
+    start_processes(config)
+    runner = build_runner(config)
+
+    training = measure_training(runner, args.iterations)
+    loader = config.train_dataloader
+    worker = measure_worker(runner.train_dataloader.dataset, WORKER_IMAGES)
+    report = dict(config=args.config, machine=machine('cuda' if torch.cuda.is_available() else 'cpu'), iterations=args.iterations,
+                  batch_size=loader.batch_size, num_workers=loader.num_workers, training=training, worker=worker)
+    if args.val_images and config.get('val_evaluator'):
+        report['evaluation'] = measure_evaluation(runner)
+    print(f'\nTraining, {loader.batch_size} images an iteration, {loader.num_workers} workers\n{as_table(training, "iteration")}'
+          f'\n\n{as_summary(training, worker, loader.batch_size)}\n\nLoading, by one worker\n{as_table(worker, "image")}')
+    if 'evaluation' in report:
+        print(f'\nEvaluation of {report["evaluation"]["images"]} images\n{as_table(report["evaluation"], "image")}')
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == '__main__':
+    parser = runner_parser('Show where the time of training and evaluation goes.')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--iterations', type=int, default=10, metavar='N',
+                        help='N are timed as they are, then N part by part; default 10')
+    parser.add_argument('--val-images', type=int, default=20, metavar='N', help='images to evaluate, 0 for none; default 20')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='file for the numbers')
+    run(parser, main)
