@@ -15,6 +15,7 @@ from ralamala_mm.errors import OptionError
 from ralamala_mm.ops import RotaryTable, is_naive
 from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
+from .fusion import FusedBlock, fuse_downsample, fuse_stem
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
@@ -57,6 +58,8 @@ class HybridVisionTransformer(BaseModule):
         norm_eval: keep batch norms at their stored statistics while training.
         norm_cfg: normalisation of stem and downsampling. The released models train synchronised batch norm.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
+        compile: run the blocks through torch.compile; no names in the state dict change.
+        channels_last: memory format of the maps inside; those returned are contiguous in either case.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
         init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
 
@@ -68,8 +71,8 @@ class HybridVisionTransformer(BaseModule):
 
     def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
-                 norm_cfg: dict | None = None, with_cp: bool = False, pretrained: str | None = None,
-                 init_cfg: dict | list[dict] | None = None):
+                 norm_cfg: dict | None = None, with_cp: bool = False, compile: bool = False,
+                 channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None):
         if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
@@ -80,6 +83,9 @@ class HybridVisionTransformer(BaseModule):
             raise OptionError(f'out_indices must name stages from 0 to {NUM_STAGES - 1}, not {tuple(out_indices)}')
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
+        self.channels_last = channels_last
+        self._is_fused = False
+        self._compiles_blocks = compile
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
@@ -94,6 +100,7 @@ class HybridVisionTransformer(BaseModule):
         self.extra_norms = nn.ModuleDict({str(i): LayerNorm2d(self.variant.embed_dims[i]) for i in self.out_indices})
         self._reset_parameters()
         self._freeze()
+        self._compile()
 
     def _build_stage(self, variant: Variant, i: int, drop_paths: list[float], norm_cfg: dict, with_cp: bool) -> Stage:
         channels, heads = variant.embed_dims[i], variant.num_heads[i]
@@ -117,7 +124,7 @@ class HybridVisionTransformer(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
         # Channels-last makes LayerNorm free of copies and 1×1 convolutions plain matrix products.
-        memory_format = torch.contiguous_format if is_naive() else torch.channels_last
+        memory_format = torch.channels_last if self.channels_last and not is_naive() else torch.contiguous_format
         x = self.patch_embed(x.contiguous(memory_format=memory_format))
         maps = []
         for i, stage in enumerate(self.layers):
@@ -129,6 +136,26 @@ class HybridVisionTransformer(BaseModule):
             if i < self.out_indices[-1]:
                 x = stage.downsample(x)
         return tuple(maps)
+
+    def fuse_for_inference(self) -> 'HybridVisionTransformer':
+        """Makes the backbone smaller and faster, in place and for good: batch norms, LayerNorm's weights, layer scale and
+        identities go into the convolutions beside them. Load the weights before; call it under `eval()`.
+
+        Raises:
+            OptionError: in training mode, whose batch statistics cannot be taken into weights.
+        """
+        if self.training:
+            raise OptionError('fuse_for_inference() is for inference: call eval() first')
+        if self._is_fused:
+            return self
+        fuse_stem(self.patch_embed)
+        for stage in self.layers:
+            stage.blocks = nn.ModuleList(FusedBlock(block) for block in stage.blocks)
+            if hasattr(stage, 'downsample'):
+                fuse_downsample(stage.downsample)
+        self._compile()
+        self._is_fused = True
+        return self.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Loads the checkpoints of `Pretrained` init_cfgs and reports what matched; other kinds as in MMEngine."""
@@ -145,7 +172,13 @@ class HybridVisionTransformer(BaseModule):
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'HybridVisionTransformer':
-        """Sets the mode, but leaves frozen stages, and with `norm_eval` all batch norms, in evaluation mode."""
+        """Sets the mode, but leaves frozen stages, and with `norm_eval` all batch norms, in evaluation mode.
+
+        Raises:
+            OptionError: training after `fuse_for_inference()`.
+        """
+        if mode and self._is_fused:
+            raise OptionError('this backbone was fused for inference and cannot be trained: build it anew')
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -161,6 +194,13 @@ class HybridVisionTransformer(BaseModule):
         frozen += [self.extra_norms[str(i)] for i in self.out_indices if i < self.frozen_stages]
         for module in frozen:
             module.eval().requires_grad_(False)
+
+    def _compile(self) -> None:
+        """Block by block: those of a stage share one graph, which takes a fraction of the time for the whole."""
+        if self._compiles_blocks:
+            for stage in self.layers:
+                for block in stage.blocks:
+                    block.compile()
 
     def _reset_parameters(self) -> None:
         """Convolutions: truncated normal of std 0.02, bias 0. Norms start at 1 and 0 by themselves."""

@@ -13,6 +13,8 @@ def recompute(function: Callable[..., Tensor], *args) -> Tensor:
     For cheap functions without randomness whose intermediate maps would take more memory than their arguments. It is
     computed again only as far as the backward pass needs it: a matrix product at its end is not.
     """
-    if not torch.is_grad_enabled():
+    # torch.compile does not take the sizes in a RotaryTable into its checkpoints; it then chooses itself what it keeps.
+    compiled_whole = torch.compiler.is_compiling() and not all(isinstance(argument, Tensor) for argument in args)
+    if not torch.is_grad_enabled() or compiled_whole:
         return function(*args)
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)

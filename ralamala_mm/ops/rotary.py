@@ -34,7 +34,8 @@ class RotaryTable:
     @cached_property
     def turns(self) -> Tensor:
         """e^(i·angle) of each token, `[H·W, D/2]`, complex."""
-        return torch.complex(*self.over_grid())
+        with torch.inference_mode(False):  # or training after inference could not use them
+            return torch.complex(*self.over_grid())
 
 
 def rotary_frequencies(head_dim: int, device: torch.device | str = 'cpu') -> Tensor:

@@ -38,7 +38,7 @@ class Launch(NamedTuple):
 # By bytes per value and by D rounded up to a power of two. For what is missing, shared memory is too small on any GPU.
 LAUNCHES = {
     **{(2, width): Launch(32, 4, 2, 'tf32', 56 << 10) for width in (16, 32, 64)},
-    **{(4, width): Launch(32, 8, 1, 'tf32x3', 72 << 10) for width in (16, 32, 64)},
+    **{(4, width): Launch(32, 8, 1, 'tf32x3', 80 << 10) for width in (16, 32, 64)},
     (2, 128): Launch(16, 8, 1, 'tf32', 136 << 10),
 }
 INTERPRETED = Launch(64, 4, 1, 'ieee', 0)

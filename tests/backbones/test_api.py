@@ -1,5 +1,6 @@
 """The arguments and attributes of the backbones, as users of MMDetection and MMSegmentation expect them."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ralamala_mm import MALA, RAVLT
@@ -180,3 +182,81 @@ def test_the_import_is_light():
     seconds, heavy = result.stdout.strip().splitlines()[-2:]
     assert float(seconds) < 1
     assert heavy == '[]'
+
+
+@pytest.mark.parametrize('backbone_class', BACKBONES)
+def test_fusing_for_inference_changes_no_result(backbone_class: type):
+    torch.manual_seed(0)
+    backbone = backbone_class(TINY)
+    with torch.no_grad():
+        for name, tensor in backbone.state_dict().items():
+            if 'num_batches' not in name and 'angle' not in name:
+                tensor.copy_(torch.rand_like(tensor) + 0.5 if tensor.ndim == 1 else tensor * 5 + 0.3 * torch.randn_like(tensor))
+    image = torch.randn(2, 3, 41, 57)
+    with pytest.raises(ValueError, match='call eval\\(\\) first'):
+        backbone.fuse_for_inference()
+    expected = backbone.eval()(image)
+    entries = len(backbone.state_dict())
+    fused = backbone.fuse_for_inference()
+    assert fused is backbone.fuse_for_inference().eval()
+    assert len(backbone.state_dict()) < entries
+    assert not any(isinstance(module, _BatchNorm) for module in backbone.modules())
+    for result, reference in zip(fused(image), expected, strict=True):
+        assert not result.requires_grad
+        # fp32 through some ten layers in another order.
+        assert (result - reference).abs().max() < 1e-5 * reference.abs().max()
+    with pytest.raises(ValueError, match='fused for inference and cannot be trained'):
+        backbone.train()
+
+
+def test_the_memory_format_inside_changes_no_result():
+    image = torch.randn(2, 3, 40, 56)
+    results = []
+    for channels_last in (True, False):
+        torch.manual_seed(1)
+        results.append(RAVLT(TINY, channels_last=channels_last).eval()(image))
+    for one, other in zip(*results, strict=True):
+        assert one.is_contiguous()
+        torch.testing.assert_close(one, other)
+
+
+def test_rotary_tables_are_kept_for_a_grid_and_outlive_inference_mode():
+    backbone = RAVLT(TINY, drop_path_rate=0.0)
+    rope = backbone.layers[0].RoPE
+    with torch.inference_mode():
+        backbone(torch.randn(1, 3, 32, 48))
+        table = rope(8, 12)
+    assert rope(8, 12) is table
+    assert rope(12, 8) is not table
+    sum(result.sum() for result in backbone(torch.randn(1, 3, 32, 48))).backward()
+
+
+@pytest.mark.parametrize(('backbone_class', 'path'), [(RAVLT, 'eager'), (MALA, 'triton')])
+def test_blocks_compile_to_one_graph_for_all_sizes(backbone_class: type, path: str, monkeypatch: pytest.MonkeyPatch):
+    """Traced and differentiated as by torch.compile, without the minutes of making code from it."""
+    monkeypatch.setenv('RALAMALA_BACKEND', path)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    backbone = backbone_class(TINY, norm_cfg=dict(type='BN'), drop_path_rate=0.3).train()
+    plain = copy.deepcopy(backbone)
+    graphs = CompileCounterWithBackend('aot_eager')
+    for stage in backbone.layers:
+        for block in stage.blocks:
+            block.compile(backend=graphs, fullgraph=True)
+    for i, size in enumerate([(64, 96), (96, 80), (70, 130)]):
+        image = torch.randn(2, 3, *size)
+        results = []
+        for model in (backbone, plain):
+            torch.manual_seed(i)
+            model.zero_grad()
+            maps = model(image)
+            sum((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum() for y in maps).backward()
+            results.append([*maps, *(p.grad for p in model.parameters())])
+        # Against the largest of all: a bias before a batch norm has no gradient but rounding.
+        largest = max(reference.abs().max() for reference in results[1])
+        for ours, reference in zip(*results, strict=True):
+            assert (ours - reference).abs().max() <= 1e-5 * largest
+        if i == 1:
+            after_two_sizes = graphs.frame_count
+    # The first size is taken as fixed, the second as one of many; no later one is new.
+    assert graphs.frame_count == after_two_sizes <= 2 * len({tuple(stage.blocks[0].gamma_1.shape) for stage in plain.layers}) + 4

@@ -11,7 +11,17 @@ from ralamala_mm.analysis.speed_report import machine
 from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation, measure_training, measure_worker
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.datasets.walking import datasets_of
-from ralamala_mm.engine import build_runner, prepare_config, run, runner_parser, settle_pretrained, start_processes, use_amp
+from ralamala_mm.engine import (
+    build_runner,
+    drop_validation,
+    launched_rank,
+    prepare_config,
+    run,
+    runner_parser,
+    settle_pretrained,
+    start_processes,
+    use_amp,
+)
 from ralamala_mm.errors import UserError
 
 WORKER_IMAGES = 50  # their sizes differ, and random transforms too
@@ -24,15 +34,17 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         use_amp(config)
     if args.data:
-        use_data(config, args.data, ['train', 'val'], show=True)
+        use_data(config, args.data, ['train', 'val'], show=launched_rank() == 0)
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
     settle_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it
     config.quiet_console = True
+    if not args.val_images:
+        drop_validation(config)
     for _, dataset in datasets_of(config, ['val']):
-        dataset.indices = args.val_images
+        dataset.indices = args.val_images  # the first so many
     start_processes(config)
     runner = build_runner(config)
 
@@ -41,8 +53,10 @@ def main(args: argparse.Namespace) -> None:
     worker = measure_worker(runner.train_dataloader.dataset, WORKER_IMAGES)
     report = dict(config=args.config, machine=machine('cuda' if torch.cuda.is_available() else 'cpu'), iterations=args.iterations,
                   batch_size=loader.batch_size, num_workers=loader.num_workers, training=training, worker=worker)
-    if args.val_images and config.get('val_evaluator'):
+    if config.get('val_evaluator'):
         report['evaluation'] = measure_evaluation(runner)
+    if launched_rank():
+        return
     print(f'\nTraining, {loader.batch_size} images an iteration, {loader.num_workers} workers\n{as_table(training, "iteration")}'
           f'\n\n{as_summary(training, worker, loader.batch_size)}\n\nLoading, by one worker\n{as_table(worker, "image")}')
     if 'evaluation' in report:
