@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import naive
+from . import naive, onednn
 from .precision import EPSILON, at_least_fp32, full_precision
 from .recompute import recompute
 from .rotary import RotaryTable
@@ -29,8 +29,10 @@ def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
-    """Turned in fp32 and attended in the dtype of q by PyTorch's fused kernels, which keep no L×L weights."""
+    """Turned in fp32 and attended in the dtype of q by fused kernels, which keep no L×L weights."""
     q, k = (rotate(at_least_fp32(x), rotary).to(x.dtype) for x in (q, k))
+    if onednn.suits(q):
+        return onednn.attention(q, k, v)
     if v.stride(-1) != 1:  # the fused kernels want it so, and PyTorch would fall back to L×L weights in silence
         v = v.contiguous()
     return F.scaled_dot_product_attention(q, k, v)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ralamala_mm import ops
-from ralamala_mm.ops import backend, eager, naive
+from ralamala_mm.ops import backend, eager, naive, onednn
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 FAST = ['eager', 'triton']
@@ -152,6 +152,28 @@ def test_67200_tokens_stay_finite_and_exact(name: str, dtype: torch.dtype):
         assert value.isfinite().all()
         # Inputs, outputs and gradients are rounded to the dtype once each; sums in fp32 add L·2⁻²⁴ at worst.
         assert error(value, reference) < 2 * torch.finfo(dtype).eps + 67200 * 2 ** -24
+
+
+@pytest.mark.parametrize('shape', [*SHAPES, (1, 2, 64, 45, 50)])
+def test_attention_through_onednn(shape: tuple, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the processor; the last shape has blocks of which the last is not full."""
+    monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: True)
+    qkvo, _, grad = make_inputs(*shape)
+    inputs = qkvo.float().cpu(), ops.rotary_table(*shape[3:], ops.rotary_frequencies(shape[2])), grad.float().cpu()
+    assert onednn.suits(inputs[2])
+    exact = run(naive.softmax_attention, inputs[0].double(), inputs[1], inputs[2].double())
+    plain = run(naive.softmax_attention, *inputs)
+    for result, baseline, reference in zip(run(eager.softmax_attention, *inputs), plain, exact, strict=True):
+        assert error(result, reference) <= 2 * error(baseline, reference) + 8 * torch.finfo(torch.float32).eps
+
+
+def test_onednn_is_left_out_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: True)
+    assert onednn.suits(torch.empty(1, 1, 4200, 64))
+    assert not onednn.suits(torch.empty(1, 1, 16384, 64))
+    assert not onednn.suits(torch.empty(1, 1, 4200, 64, dtype=torch.bfloat16))
+    monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: False)
+    assert not onednn.suits(torch.empty(1, 1, 4200, 64))
 
 
 @pytest.mark.parametrize('fast', FAST)
