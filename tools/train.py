@@ -4,6 +4,7 @@ import argparse
 
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
+    add_amp_options,
     build_runner,
     drop_validation,
     launched_rank,
@@ -22,7 +23,7 @@ from ralamala_mm.engine import (
 def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     if args.amp:
-        use_amp(config)
+        use_amp(config, args.amp)
     if args.auto_scale_lr:
         use_auto_scale_lr(config)
     use_resume(config, args.resume)
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     parser = runner_parser('Train a detector or a segmentor.')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    add_amp_options(parser)
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
                         help='go on from PATH, or from the newest checkpoint in the work directory')

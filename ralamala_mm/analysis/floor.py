@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ralamala_mm.backbones.hybrid import LINEAR_STAGES
 from ralamala_mm.variants import NUM_STAGES, Variant
@@ -35,7 +36,7 @@ from ralamala_mm.variants import NUM_STAGES, Variant
 _ATTENTION_MAPS = {'softmax_attention': (4, 8), 'rala': (5, 9), 'mala': (4, 7)}
 # Products of each token with a vector: scores, mean key and normaliser of RALA; magnitude of MALA.
 _VECTOR_PRODUCTS = {'rala': 3, 'mala': 1}
-_MATMUL_SIZE = {'cpu': 2048, 'cuda': 8192}
+_MATMUL_SIZE = {'cpu': (4096, 512, 512), 'cuda': (8192, 8192, 8192)}  # rows, inner size, columns
 _COPY_BYTES = {'cpu': 2 ** 28, 'cuda': 2 ** 31}
 
 
@@ -168,13 +169,17 @@ def measured_rates(device: str, dtype: str) -> Rates:
     if device == 'cuda':
         # A matrix product in fp32 takes TF32 only where convolutions, most of a backbone, do.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    size, copied = _MATMUL_SIZE[device], _COPY_BYTES[device]
-    a, b = (torch.rand(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    matmul = _best_time(lambda: torch.mm(a, b), device)
+    (rows, inner, columns), copied = _MATMUL_SIZE[device], _COPY_BYTES[device]
+    pixels, kernels = (torch.rand(size, inner, device=device).to(getattr(torch, dtype)) for size in (rows, columns))
+    # As a product, and as the 1×1 convolution of a channels-last map: on some CPUs the latter's library is the faster one.
+    feature_map = pixels.view(1, rows, 1, inner).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        matmul = min(_best_time(function, device) for function in (
+            lambda: torch.mm(pixels, kernels.t()), lambda: F.conv2d(feature_map, kernels[:, :, None, None])))
     source = torch.ones(copied // 4, device=device)
     target = torch.empty_like(source)
     copy = _best_time(lambda: target.copy_(source), device)
-    return Rates(flops=2 * size ** 3 / matmul, bandwidth=2 * copied / copy)
+    return Rates(flops=2 * rows * inner * columns / matmul, bandwidth=2 * copied / copy)
 
 
 def _best_time(function: Callable, device: str, runs: int = 5) -> float:

@@ -131,6 +131,7 @@ def as_growth_table(results: Sequence[Result]) -> str:
 def draw_growth(results: Sequence[Result], path: Path, title: str) -> None:
     """Writes a picture of time and peak memory against pixels, both axes logarithmic, exponents in the legend."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(12, 5), layout='constrained')
     exponents = {(growth.title, growth.mode, growth.way): growth for growth in growths(results)}
@@ -140,6 +141,9 @@ def draw_growth(results: Sequence[Result], path: Path, title: str) -> None:
             points = _points(series)
             power = f': {getattr(exponents[key], name):.2f}' if key in exponents else ''
             axes.loglog(points[0], points[column], marker='o', label=', '.join(key) + power)
+        sizes = sorted({pixels for series in _series(results).values() for pixels in _points(series)[0]})
+        axes.set_xticks(sizes, [f'{pixels ** 0.5:.0f}²' for pixels in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel='pixels per image', ylabel=label)
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=7, title='exponent', title_fontsize=7)

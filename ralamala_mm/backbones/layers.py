@@ -165,10 +165,8 @@ class FeedForward(nn.Module):
         self.dwconv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activate(self.fc1(x)))
-
-    def activate(self, x: Tensor) -> Tensor:
-        return add_convolved(self.dwconv, F.gelu(x))
+        x = F.gelu(self.fc1(x))
+        return self.fc2(x + self.dwconv(x))
 
 
 def add_convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
@@ -216,8 +214,7 @@ class Block(nn.Module):
         x, qkvo = ops.recompute(self._position_and_qkvo, x)
         attended, value, gate = self.attn.attend(qkvo, rotary)
         x = x + self.drop_path(ops.recompute(self._mix_and_project, attended, value, gate))
-        hidden = ops.recompute(self._expand, x)
-        return x + self.drop_path(ops.recompute(self._activate_and_project, hidden))
+        return x + self.drop_path(self._feed_forward(x))
 
     def _forward_naive(self, x: Tensor, rotary: RotaryTable) -> Tensor:
         x = x + self.pos(x)
@@ -234,5 +231,13 @@ class Block(nn.Module):
     def _expand(self, x: Tensor) -> Tensor:
         return self.ffn.fc1(self.norm2(x))
 
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return ops.recompute(self._activate_and_project, ops.recompute(self._expand, x))
+        return self._activate_and_project(self._expand(x))
+
     def _activate_and_project(self, hidden: Tensor) -> Tensor:
-        return scaled_projection(self.ffn.fc2, self.gamma_2, self.ffn.activate(hidden))
+        # Each hidden map, the largest of all, is let go as soon as the next one is there.
+        hidden = F.gelu(hidden)
+        hidden = add_convolved(self.ffn.dwconv, hidden)
+        return scaled_projection(self.ffn.fc2, self.gamma_2, hidden)

@@ -34,6 +34,13 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_amp_options(parser: argparse.ArgumentParser) -> None:
+    """`amp`, the dtype of mixed precision or None."""
+    parser.add_argument('--amp', action='store_const', const='float16', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--amp-dtype', dest='amp', choices=['float16', 'bfloat16'],
+                        help='the same with another dtype; bfloat16 is for segmentors')
+
+
 def tell(error: UserError) -> None:
     """Prints the sentence; processes other than the first wait a moment, and are ended if the first had the same to say."""
     rank = launched_rank()

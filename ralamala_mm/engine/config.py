@@ -85,16 +85,20 @@ def prepare_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def use_amp(config: Config) -> None:
-    """Automatic mixed precision with a dynamic loss scale, as in MMDetection's `--amp`.
+def use_amp(config: Config, dtype: str) -> None:
+    """Automatic mixed precision: 'float16' with a dynamic loss scale, as in MMDetection's `--amp`, or 'bfloat16' without.
 
     Raises:
-        UserError: there is no GPU for it.
+        UserError: there is no GPU for it, or the model has operators without bfloat16.
     """
     if not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and torch sees none here: leave it out to train in fp32 on the CPU')
+    if dtype == 'bfloat16' and config.get('default_scope') == 'mmdet':
+        raise UserError("--amp-dtype bfloat16 is for segmentors: MMCV's RoIAlign, NMS and focal loss take no bfloat16; "
+                        'give --amp alone')
     config.optim_wrapper.type = 'AmpOptimWrapper'
-    config.optim_wrapper.loss_scale = 'dynamic'
+    config.optim_wrapper.dtype = dtype
+    config.optim_wrapper.loss_scale = 'dynamic' if dtype == 'float16' else 1.0
 
 
 def use_auto_scale_lr(config: Config) -> None:

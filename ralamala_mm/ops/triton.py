@@ -41,6 +41,7 @@ LAUNCHES = {
     **{(4, width): Launch(32, 8, 1, 'tf32x3', 80 << 10) for width in (16, 32, 64)},
     (2, 128): Launch(16, 8, 1, 'tf32', 136 << 10),
 }
+OLDEST_CAPABILITY = (8, 0)  # TF32
 INTERPRETED = Launch(64, 4, 1, 'ieee', 0)
 
 
@@ -56,8 +57,9 @@ def launch_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Launc
     if not isinstance(kernels.attend, triton.JITFunction):  # TRITON_INTERPRET=1 was set when they were defined
         return INTERPRETED
     launch = LAUNCHES.get((dtype.itemsize, padded(head_dim)))
-    fits = launch is not None and device.type == 'cuda' and launch.shared_memory <= _shared_memory(device.index or 0)
-    return launch if fits else None
+    if launch is None or device.type != 'cuda' or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return None
+    return launch if launch.shared_memory <= _shared_memory(device.index or 0) else None
 
 
 @cache
@@ -90,8 +92,9 @@ class Tokens:
         """Runs a kernel over every head's tokens, in whole blocks, one run of them for each program."""
         common = dict(self.common, chunk=cdiv(cdiv(self.length, programs), self.launch.rows) * self.launch.rows)
         arguments.update((name, common[name]) for name in kernel.arg_names if name in common)
-        kernel[programs, self.batch * self.heads](
-            **arguments, num_warps=self.launch.num_warps, num_stages=self.launch.num_stages)
+        with torch.cuda.device(self.device if self.device.type == 'cuda' else -1):  # Triton launches on the current one
+            kernel[programs, self.batch * self.heads](
+                **arguments, num_warps=self.launch.num_warps, num_stages=self.launch.num_stages)
 
     def sums(self, programs: int, *shape: int) -> Tensor:
         """Room for what each program sums up, `[B·N, programs, …]`."""

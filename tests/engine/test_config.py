@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from ralamala_mm.datasets import set_data_root
 from ralamala_mm.datasets.walking import datasets_of
-from ralamala_mm.engine import load_config, prepare_config, use_auto_scale_lr, use_resume
+from ralamala_mm.engine import add_amp_options, load_config, prepare_config, use_amp, use_auto_scale_lr, use_resume
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,3 +103,19 @@ def test_mmseg_s_configs_are_found_whatever_its_package_is_called(monkeypatch: p
     monkeypatch.setattr(module, 'is_installed', lambda name: False)
     assert load_config('configs/upernet_ravlt_t.py').default_scope == 'mmseg'
     assert MODULE2PACKAGE['mmseg'] == 'mmseg'
+
+
+def test_mixed_precision(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    detector, segmentor = (Config(dict(default_scope=scope, optim_wrapper=dict(type='OptimWrapper')))
+                           for scope in ('mmdet', 'mmseg'))
+    use_amp(detector, 'float16')
+    assert detector.optim_wrapper == dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
+    use_amp(segmentor, 'bfloat16')
+    assert segmentor.optim_wrapper == dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
+    with pytest.raises(UserError, match='bfloat16 is for segmentors'):
+        use_amp(detector, 'bfloat16')
+    parser = argparse.ArgumentParser()
+    add_amp_options(parser)
+    given = [parser.parse_args(line.split()).amp for line in ('', '--amp', '--amp-dtype bfloat16', '--amp --amp-dtype bfloat16')]
+    assert given == [None, 'float16', 'bfloat16', 'bfloat16']

@@ -12,6 +12,7 @@ from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation,
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import (
+    add_amp_options,
     build_runner,
     drop_validation,
     launched_rank,
@@ -32,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError('--iterations must be 1 or more, --val-images 0 or more')
     config = prepare_config(args)
     if args.amp:
-        use_amp(config)
+        use_amp(config, args.amp)
     if args.data:
         use_data(config, args.data, ['train', 'val'], show=launched_rank() == 0)
     check_paths(config, ('train', 'val'))
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     parser = runner_parser('Show where the time of training and evaluation goes.')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    add_amp_options(parser)
     parser.add_argument('--iterations', type=int, default=10, metavar='N',
                         help='N are timed as they are, then N part by part; default 10')
     parser.add_argument('--val-images', type=int, default=20, metavar='N', help='images to evaluate, 0 for none; default 20')

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Checks and measures on a GPU all that docs/performance.md leaves open, into tables and JSON:  measure_gpu.sh FOLDER
+set -euo pipefail
+if (($# != 1)); then
+    sed -n '2s/^# //p' "$0" >&2
+    exit 2
+fi
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+mkdir -p "$1"
+out="$(cd "$1" && pwd)"
+cd "$root"
+python="${PYTHON:-python}"
+swin=mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py
+resnet=mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
+
+benchmark() { # NAME SUBCOMMAND …
+    "$python" tools/analysis_tools/benchmark.py "${@:2}" --device cuda --json "$out/$1.json" | tee "$out/$1.txt"
+}
+
+"$python" -m pytest -q tests/ops tests/backbones | tee "$out/tests.txt"
+benchmark backbones backbone ravlt_s mala_s "$swin" "$resnet" --paths naive eager triton --batch 2 --shape 800 1344 --dtype float16 --runs 20
+benchmark compiled backbone ravlt_s mala_s "$swin" --compile --paths eager triton --batch 2 --shape 800 1344 --dtype float16 --runs 20
+benchmark with_cp backbone ravlt_s --with-cp --paths triton --modes forward+backward --batch 2 --shape 800 1344 --dtype float16 --runs 20
+benchmark fused backbone ravlt_s --fuse --paths triton --batch 2 --shape 800 1344 --dtype float16 --runs 20
+benchmark attention attention --length 67200 --head-dim 64 --paths naive eager triton --dtype float16 --runs 50
+for stage in 0 1 2 3; do
+    benchmark "stage$stage" backbone ravlt_s --stage "$stage" --paths naive triton --sizes 512 768 1024 1536 2048 --dtype float16 \
+        --picture "$out/stage$stage.png"
+done
+benchmark growth backbone ravlt_s "$swin" "$resnet" --paths triton --sizes 512 768 1024 1536 2048 --dtype float16 --picture "$out/growth.png"
+benchmark train train configs/maskrcnn_ravlt_s.py "$swin" "$resnet" --batch 2 --shape 800 1344 --dtype float16
