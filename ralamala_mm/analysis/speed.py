@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
-from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE
+from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
 from ralamala_mm.variants import NUM_STAGES, resolve_variant
 
 from .floor import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
@@ -89,7 +89,7 @@ def measure(task: Task) -> Measurement:
     """Runs a task. It sets this process's path of `ops` and peak memory: call it by `in_own_process`."""
     import torch._dynamo  # noqa: F401 what checkpointing and optimisers import when first used; 0.1 GB that are not theirs
 
-    if task.path != NO_PATH:
+    if task.path in BACKENDS:
         os.environ[BACKEND_VARIABLE] = task.path
     workload = prepare(task)
     at_rest = _memory(task.device, peak=False)

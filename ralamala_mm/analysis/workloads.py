@@ -23,6 +23,7 @@ from ralamala_mm.errors import UserError
 MODES = ('forward', 'forward+backward')  # of a backbone or an attention; whole models have 'train' and 'infer'
 LIBRARIES = ('mmdet', 'mmseg')
 NO_PATH = '-'  # of a backbone that is not ours
+CHOSEN_PATH = 'chosen'  # by `ops` itself
 OBJECTS_PER_IMAGE = 7  # as in COCO
 
 
@@ -126,7 +127,7 @@ def _backbone(task: Task, config: Config) -> Workload:
         module, images = backbone.layers[task.stage], _stage_input(backbone, task)
     elif task.channels_last and not is_hybrid(config):
         module, images = backbone.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-    if task.compiled:
+    if task.compiled and not is_hybrid(config):  # ours compile themselves, block by block
         module.compile()
 
     def run(x: Tensor) -> None:
@@ -147,6 +148,8 @@ def _backbone_settings(config: Config, task: Task) -> dict:
         settings.pretrained = None
     if task.with_cp:
         settings.with_cp = True
+    if task.compiled and is_hybrid(config):
+        settings.compile = True
     return settings
 
 
@@ -182,7 +185,7 @@ def _whole_model(task: Task, config: Config) -> Workload:
         config.model.data_preprocessor.size = task.shape[2:]
     model = build_model(config).to(task.device).train(training)
     _optimised(model.backbone, task)
-    if task.compiled:
+    if task.compiled and not is_hybrid(config):
         model.backbone.compile()
     make_data = _detection_data if scope == 'mmdet' else _segmentation_data
     data = make_data(task, min(_values(config.model, 'num_classes'), default=2))

@@ -1,4 +1,4 @@
-"""Inference only: norms, scales and identities that are linear go into the convolutions beside them."""
+"""Inference only: batch norms and the weights of LayerNorms go into the convolutions beside them."""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ralamala_mm.ops import RotaryTable
 
-from .layers import LAYER_NORM_EPSILON, Block, Downsample, Stem
+from .layers import LAYER_NORM_EPSILON, Block, Downsample, Stem, add_convolved, scaled_projection
 
 
 def fuse_norm(convolution: nn.Conv2d, norm: nn.Module) -> nn.Module:
     """Takes a batch norm's stored statistics into the convolution before it; what is left of the norm."""
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
         return norm
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
@@ -37,42 +37,27 @@ def _with_input_scale(convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> n
     return convolution
 
 
-def _with_output_scale(convolution: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
-    """scale · convolution(x)."""
-    convolution.weight = nn.Parameter(convolution.weight * scale.view(-1, 1, 1, 1))
-    convolution.bias = nn.Parameter(convolution.bias * scale.flatten())
-    return convolution
-
-
-def _with_identity(convolution: nn.Conv2d) -> nn.Conv2d:
-    """x + convolution(x), of a depthwise convolution."""
-    height, width = (size // 2 for size in convolution.kernel_size)
-    weight = convolution.weight.clone()
-    weight[:, :, height, width] += 1
-    convolution.weight = nn.Parameter(weight)
-    return convolution
-
-
 class FusedBlock(nn.Module):
-    """A `Block` for inference: LayerNorms without weights, no layer scale, no addition beside a depthwise convolution."""
+    """A `Block` for inference, whose LayerNorms have no weights.
+
+    Layer scale and identities stay apart in half precision, where they would be rounded away within the weights.
+    """
 
     @torch.no_grad()
     def __init__(self, block: Block):
         super().__init__()
-        self.attn = block.attn
-        self.ffn = block.ffn
-        self.pos = _with_identity(block.pos)
+        self.gamma_1, self.gamma_2 = block.gamma_1, block.gamma_2
+        self.pos, self.attn, self.ffn = block.pos, block.attn, block.ffn
         _with_input_scale(self.attn.qkvo, block.norm1.norm.weight, block.norm1.norm.bias)
         _with_input_scale(self.ffn.fc1, block.norm2.norm.weight, block.norm2.norm.bias)
-        _with_output_scale(self.attn.proj, block.gamma_1)
-        _with_output_scale(self.ffn.fc2, block.gamma_2)
-        _with_identity(self.ffn.dwconv)
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        # Under autocast the sum of the residual branches stays in fp32, as in `Block`.
-        x = self.pos(x).to(torch.promote_types(x.dtype, self.pos.weight.dtype))
-        x = x + self.attn(_normalise(x), rotary)
-        return x + self.ffn.fc2(self.ffn.dwconv(F.gelu(self.ffn.fc1(_normalise(x)))))
+        x = add_convolved(self.pos, x.to(torch.promote_types(x.dtype, self.gamma_1.dtype)))
+        mixed = self.attn.mix(*self.attn.attend(self.attn.qkvo(_normalise(x)), rotary))
+        x = x + scaled_projection(self.attn.proj, self.gamma_1, mixed)
+        hidden = F.gelu(self.ffn.fc1(_normalise(x)))
+        hidden = add_convolved(self.ffn.dwconv, hidden)
+        return x + scaled_projection(self.ffn.fc2, self.gamma_2, hidden)
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
 LINEAR_STAGES = (0, 1)
+GRAPHS_OF_BLOCKS = 64
 
 
 class Stage(nn.Module):
@@ -58,8 +59,9 @@ class HybridVisionTransformer(BaseModule):
         norm_eval: keep batch norms at their stored statistics while training.
         norm_cfg: normalisation of stem and downsampling. The released models train synchronised batch norm.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        compile: run the blocks through torch.compile; no names in the state dict change.
-        channels_last: memory format of the maps inside; those returned are contiguous in either case.
+        compile: run the blocks through torch.compile; a dict gives its options. No names in the state dict change.
+        channels_last: memory format that images enter in, which stem, `pos` and `downsample` keep; LayerNorm makes the rest
+            of a block channels-last in either case, and maps are returned contiguous.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
         init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
 
@@ -71,7 +73,7 @@ class HybridVisionTransformer(BaseModule):
 
     def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
-                 norm_cfg: dict | None = None, with_cp: bool = False, compile: bool = False,
+                 norm_cfg: dict | None = None, with_cp: bool = False, compile: bool | dict = False,
                  channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None):
         if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
@@ -85,7 +87,7 @@ class HybridVisionTransformer(BaseModule):
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
         self.channels_last = channels_last
         self._is_fused = False
-        self._compiles_blocks = compile
+        self._compile_options = compile
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
@@ -138,8 +140,8 @@ class HybridVisionTransformer(BaseModule):
         return tuple(maps)
 
     def fuse_for_inference(self) -> 'HybridVisionTransformer':
-        """Makes the backbone smaller and faster, in place and for good: batch norms, LayerNorm's weights, layer scale and
-        identities go into the convolutions beside them. Load the weights before; call it under `eval()`.
+        """Makes the backbone faster, in place and for good: batch norms and LayerNorm's weights go into the convolutions
+        beside them. Load the weights before; call it under `eval()`.
 
         Raises:
             OptionError: in training mode, whose batch statistics cannot be taken into weights.
@@ -197,10 +199,16 @@ class HybridVisionTransformer(BaseModule):
 
     def _compile(self) -> None:
         """Block by block: those of a stage share one graph, which takes a fraction of the time for the whole."""
-        if self._compiles_blocks:
-            for stage in self.layers:
-                for block in stage.blocks:
-                    block.compile()
+        if not self._compile_options:
+            return
+        import torch._dynamo  # heavy
+
+        # All blocks share one forward: four stages, in training and evaluation, for one image size and for any.
+        limit = 'recompile_limit' if hasattr(torch._dynamo.config, 'recompile_limit') else 'cache_size_limit'
+        setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), GRAPHS_OF_BLOCKS))
+        for stage in self.layers:
+            for block in stage.blocks:
+                block.compile(**({} if self._compile_options is True else self._compile_options))
 
     def _reset_parameters(self) -> None:
         """Convolutions: truncated normal of std 0.02, bias 0. Norms start at 1 and 0 by themselves."""

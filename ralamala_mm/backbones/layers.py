@@ -2,7 +2,7 @@
 
 Shapes: B batch, C channels, H W grid, L = H·W tokens, N heads, D = C / N channels per head.
 Maps are `[B, C, H, W]`. LayerNorm leaves them channels-last, which attention relies on to split heads without copies;
-the other layers keep the memory format that they are given. Attribute names are those of the released state dicts.
+convolutions keep the memory format that they are given. Attribute names are those of the released state dicts.
 """
 
 import torch
@@ -170,8 +170,12 @@ class FeedForward(nn.Module):
 
 
 def add_convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """x + convolution(x), in fp32 as one convolution whose kernels have 1 added in the middle."""
-    if ops.is_naive() or ops.compute_dtype(x) != torch.float32:
+    """x + convolution(x), in fp32 as one convolution whose kernels have 1 added in the middle.
+
+    Not where the convolution would round x: in half precision, and in the TF32 of NVIDIA's GPUs.
+    """
+    rounds = ops.compute_dtype(x) != torch.float32 or (x.is_cuda and torch.backends.cudnn.allow_tf32)
+    if ops.is_naive() or rounds:
         return x + convolution(x)
     identity = F.pad(x.new_ones(1, 1, 1, 1), [size // 2 for size in convolution.kernel_size for _ in range(2)])
     return F.conv2d(x, convolution.weight + identity, convolution.bias, padding=convolution.padding, groups=convolution.groups)
@@ -191,7 +195,8 @@ class Block(nn.Module):
     """Convolutional position, attention and feed-forward, each residual; the latter two with layer scale.
 
     `_forward_naive` says what is computed; `forward` computes it with less kept for the backward pass: the block's
-    input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map.
+    input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map. Of the
+    convolutions it may take the weights alone: what hooks or wraps them is then passed over.
     """
 
     def __init__(self, channels: int, num_heads: int, attention: str, mlp_ratio: float, drop_path: float,

@@ -14,7 +14,7 @@ from ralamala_mm.errors import OptionError, UserError
 LIBRARY = 'faster-coco-eval==1.8.0'  # other versions were not compared with pycocotools; requirements/optional.txt has it too
 STATISTICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
               'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')  # in pycocotools' order
-_NOT_SERVED = ('classwise', 'format_only', 'use_mp_eval')
+_NOT_SERVED = ('classwise', 'format_only', 'use_mp_eval', 'outfile_prefix')
 
 
 class FasterCOCOeval(COCOeval):
@@ -46,7 +46,7 @@ class FasterCocoMetric(CocoMetric):
     Args:
         ann_file: annotations in COCO's format.
         metric: 'bbox', 'segm' or both.
-        options: those of `CocoMetric`, but for `classwise`, `format_only` and `use_mp_eval`.
+        options: those of `CocoMetric`, but for `classwise`, `format_only`, `use_mp_eval` and `outfile_prefix`.
 
     Raises:
         UserError: faster-coco-eval is not installed.

@@ -1,6 +1,8 @@
 """Which path the attentions and the layers around them take: chosen by itself, or forced by RALAMALA_BACKEND."""
 
 import os
+import subprocess
+import warnings
 from functools import cache
 
 import torch
@@ -42,22 +44,29 @@ def backend_name(device: torch.device, dtype: torch.dtype, head_dim: int) -> str
         if reason := why_no_triton(device, dtype, head_dim):
             raise OptionError(f'{BACKEND_VARIABLE}=triton cannot be had here: {reason}')
     elif forced is None:
-        return 'triton' if device.type == 'cuda' and not why_no_triton(device, dtype, head_dim) else 'eager'
+        return 'triton' if device.type == 'cuda' and why_no_triton(device, dtype, head_dim) is None else 'eager'
     return forced
 
 
 @cache
 def why_no_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """The reason for which the kernels do not run, None if they do."""
+    if not hasattr(torch.library, 'custom_op'):
+        return f'PyTorch 2.4 or later is needed, and this is {torch.__version__}'
     try:
         import triton  # noqa: F401
 
         from .triton import launch_for
+
+        launch = launch_for(device, dtype, head_dim)
     except ImportError as error:
         return f'the package triton is needed ({error})'
-    except AttributeError:
-        return f'PyTorch 2.4 or later is needed, and this is {torch.__version__}'  # for torch.library.custom_op
-    if launch_for(device, dtype, head_dim) is None:
-        return (f'on {device} there are no kernels for {dtype} with {head_dim} channels per head; they are for NVIDIA GPUs '
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # Triton builds a helper with the C compiler
+        reason = f'Triton does not work on this machine ({error})'
+        warnings.warn(f'{reason}: the attentions take the slower path eager', stacklevel=2)
+        return reason
+    if launch is None:
+        return (f'on {device} there are no kernels for {dtype} with {head_dim} channels per head; they are for NVIDIA GPUs of '
+                f'compute capability 8.0 on, with 136 KB of shared memory for more than 64 channels, which fp32 does not do '
                 f'(or TRITON_INTERPRET=1, to try them on a CPU)')
     return None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import naive, onednn
+from .layout import with_adjacent_channels
 from .precision import EPSILON, at_least_fp32, full_precision
 from .recompute import recompute
 from .rotary import RotaryTable
@@ -23,8 +24,7 @@ def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
     """R(x) in one pass: a channel pair is a complex number and its turn a factor e^(i·angle)."""
     if torch.compiler.is_compiling():  # which makes one pass of real arithmetic, and none of complex
         return naive.rotate(x, rotary)
-    if x.stride(-1) != 1:  # view_as_complex wants the two of a pair side by side
-        x = x.contiguous()
+    x = with_adjacent_channels(x)
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary.turns).flatten(-2)
 
 
@@ -33,9 +33,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> T
     q, k = (rotate(at_least_fp32(x), rotary).to(x.dtype) for x in (q, k))
     if onednn.suits(q):
         return onednn.attention(q, k, v)
-    if v.stride(-1) != 1:  # the fused kernels want it so, and PyTorch would fall back to L×L weights in silence
-        v = v.contiguous()
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, with_adjacent_channels(v))
 
 
 def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:

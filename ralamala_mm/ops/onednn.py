@@ -13,14 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layout import empty_tokens
+
 BLOCK_WEIGHTS = 2_000_000  # 8 MB in fp32: three blocks stay in a cache of 32 MB
 FEWEST_ROWS = 400  # below, a product leaves oneDNN's threads idle
+SHORTEST = 1000  # tokens; for fewer it was not measured
 
 
 def suits(q: Tensor) -> bool:
     """Whether this is the faster way for queries `[B, N, L, D]`."""
-    return (q.device.type == 'cpu' and q.dtype == torch.float32 and rows_of(q.shape[-2]) >= min(FEWEST_ROWS, q.shape[-2])
-            and not torch.compiler.is_compiling() and mkl_is_slow())
+    length = q.shape[-2]
+    # A subclass of Tensor is a pretended one, of a compiler or of a tool that counts attentions by name.
+    return (type(q) is Tensor and q.device.type == 'cpu' and q.dtype == torch.float32 and length >= SHORTEST
+            and rows_of(length) >= FEWEST_ROWS and not torch.compiler.is_compiling() and mkl_is_slow())
 
 
 @cache
@@ -60,16 +65,10 @@ def _heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return (tuple(x[i, j] for x in tensors) for i in range(batch) for j in range(heads))
 
 
-def _token_major(like: Tensor) -> Tensor:
-    """`[B, N, L, D]` with all heads of a token side by side, as the projection after it reads them."""
-    batch, heads, length, channels = like.shape
-    return like.new_empty(batch, length, heads, channels).transpose(1, 2)
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = _token_major(q)
+        out = empty_tokens(q)
         rows, scale = rows_of(q.shape[-2]), q.shape[-1] ** -0.5
         for q_head, k_head, v_head, out_head in _heads(q, k, v, out):
             values = v_head.t().contiguous()
@@ -82,7 +81,7 @@ class _Attention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, out = ctx.saved_tensors
-        gradients = tuple(_token_major(q) for _ in range(3))
+        gradients = tuple(empty_tokens(q) for _ in range(3))
         rows, scale = rows_of(q.shape[-2]), q.shape[-1] ** -0.5
         for q_head, k_head, v_head, g_head, o_head, dq, dk, dv in _heads(q, k, v, gradient, out, *gradients):
             v_head, keys = v_head.contiguous(), k_head.t().contiguous()

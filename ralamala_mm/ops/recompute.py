@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(function: Callable[..., Tensor], *args) -> Tensor:
+def recompute(function: Callable, *args) -> Tensor | tuple[Tensor, ...]:
     """`function(*args)`, of which only the arguments are kept for the backward pass.
 
     For cheap functions without randomness whose intermediate maps would take more memory than their arguments. It is

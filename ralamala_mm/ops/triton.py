@@ -16,6 +16,7 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from . import triton_kernels as kernels
+from .layout import empty_tokens, with_adjacent_channels
 from .precision import EPSILON
 from .rotary import RotaryTable
 
@@ -31,11 +32,11 @@ class Launch(NamedTuple):
     rows: int  # tokens at a time
     num_warps: int
     num_stages: int
-    precision: str  # of matrix products; TF32 keeps all the digits of fp16 and bf16
+    precision: str  # of matrix products: TF32 rounds as fp16 does; three of them are nearly as exact as fp32
     shared_memory: int
 
 
-# By bytes per value and by D rounded up to a power of two. For what is missing, shared memory is too small on any GPU.
+# By bytes per value and by D rounded up to a power of two. What is missing needs 264 KB of shared memory.
 LAUNCHES = {
     **{(2, width): Launch(32, 4, 2, 'tf32', 56 << 10) for width in (16, 32, 64)},
     **{(4, width): Launch(32, 8, 1, 'tf32x3', 80 << 10) for width in (16, 32, 64)},
@@ -57,7 +58,9 @@ def launch_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Launc
     if not isinstance(kernels.attend, triton.JITFunction):  # TRITON_INTERPRET=1 was set when they were defined
         return INTERPRETED
     launch = LAUNCHES.get((dtype.itemsize, padded(head_dim)))
-    if launch is None or device.type != 'cuda' or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+    if launch is None or device.type != 'cuda' or torch.version.hip:
+        return None
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return None
     return launch if launch.shared_memory <= _shared_memory(device.index or 0) else None
 
@@ -85,7 +88,7 @@ class Tokens:
         wanted = 2
         if self.device.type == 'cuda':
             multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
-            wanted = cdiv(per_multiprocessor * multiprocessors, self.batch * self.heads)
+            wanted = cdiv(per_multiprocessor * multiprocessors, max(1, self.batch * self.heads))
         return max(1, min(wanted, cdiv(self.length, self.launch.rows)))
 
     def run(self, kernel: triton.JITFunction, programs: int, **arguments) -> None:
@@ -106,21 +109,23 @@ SUMMING = 2
 MAPPING = 8
 
 
-def empty_tokens(like: Tensor) -> Tensor:
-    """`[B, N, L, D]` with the channels of all heads of a token side by side, as the projection after it reads them."""
-    batch, heads, length, channels = like.shape
-    return like.new_empty(batch, length, heads, channels).transpose(1, 2)
-
-
 def own_strides(x: Tensor, prefix: str = 'own') -> dict[str, int]:
     """The strides of a tensor that `empty_tokens` made, as arguments of a kernel."""
     return {f'{prefix}_stride_{axis}': stride for axis, stride in zip(('batch', 'head', 'token'), x.stride(), strict=False)}
+
+
+def _alike(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same three; copies where their strides differ, which those of one projection do not."""
+    if q.stride() == k.stride() == v.stride():
+        return q, k, v
+    return q.contiguous(), k.contiguous(), v.contiguous()
 
 
 @torch.library.custom_op('ralamala_mm::rala', mutates_args=())
 def _rala(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int,
           width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """out; and for the backward pass, per head: s · mean(q̂), the largest score, the softmax's sum, κ and S."""
+    q, k, v = _alike(q, k, v)
     tokens = Tokens(q, cos, sin, height, width)
     programs, side = tokens.programs(SUMMING), tokens.side
     query_sums = tokens.sums(programs, side)
@@ -145,6 +150,7 @@ def _rala(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int
 def _rala_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int, width: int,
                    asked: Tensor, largest: Tensor, total: Tensor, key_sum: Tensor,
                    buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _alike(q, k, v)
     tokens = Tokens(q, cos, sin, height, width)
     programs, side = tokens.programs(SUMMING), tokens.side
     buffer_gradients, key_sum_gradients = tokens.sums(programs, side, side), tokens.sums(programs, side)
@@ -169,6 +175,7 @@ def _rala_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tenso
 def _mala(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int,
           width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """out; and for the backward pass, per head: κ, μ and S."""
+    q, k, v = _alike(q, k, v)
     tokens = Tokens(q, cos, sin, height, width)
     programs, side = tokens.programs(SUMMING), tokens.side
     buffers, key_sums, value_sums = tokens.sums(programs, side, side), tokens.sums(programs, side), tokens.sums(programs, side)
@@ -186,6 +193,7 @@ def _mala(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int
 @torch.library.custom_op('ralamala_mm::mala_backward', mutates_args=())
 def _mala_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, height: int, width: int,
                    key_sum: Tensor, value_mean: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _alike(q, k, v)
     tokens = Tokens(q, cos, sin, height, width)
     programs, side = tokens.programs(SUMMING), tokens.side
     buffer_gradients, key_sum_gradients, value_mean_gradients = (
@@ -275,26 +283,18 @@ _mala.register_autograd(_linear_backward(_mala_backward), setup_context=_save)
 _turn.register_autograd(_turn_backward, setup_context=_turn_setup)
 
 
-def _alike(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same three; copies where their strides differ, which those of one projection never do."""
-    if q.stride() == k.stride() == v.stride():
-        return q, k, v
-    return q.contiguous(), k.contiguous(), v.contiguous()
-
-
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """Turned by a kernel in one pass each, attended by PyTorch's fused kernels."""
     tables = (rotary.cos, rotary.sin, rotary.height, rotary.width)
-    if v.stride(-1) != 1:  # the fused kernels want it so, and PyTorch would fall back to L×L weights in silence
-        v = v.contiguous()
-    return F.scaled_dot_product_attention(_turn(q, *tables, False), _turn(k, *tables, False), v)
+    return F.scaled_dot_product_attention(
+        _turn(q, *tables, False), _turn(k, *tables, False), with_adjacent_channels(v))
 
 
 def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """RALA in three passes over tokens; the softmax over keys is summed up as it comes."""
-    return _rala(*_alike(q, k, v), rotary.cos, rotary.sin, rotary.height, rotary.width)[0]
+    return _rala(q, k, v, rotary.cos, rotary.sin, rotary.height, rotary.width)[0]
 
 
 def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """MALA in two passes over tokens."""
-    return _mala(*_alike(q, k, v), rotary.cos, rotary.sin, rotary.height, rotary.width)[0]
+    return _mala(q, k, v, rotary.cos, rotary.sin, rotary.height, rotary.width)[0]

@@ -39,7 +39,7 @@ def _head(pointer, heads, stride_batch, stride_head):
 
 @triton.jit
 def _offsets(tokens, stride_token, stride_channel, WIDTH: tl.constexpr):
-    return tokens[:, None] * stride_token + tl.arange(0, WIDTH)[None, :] * stride_channel
+    return tokens.to(tl.int64)[:, None] * stride_token + tl.arange(0, WIDTH)[None, :] * stride_channel
 
 
 @triton.jit

@@ -209,6 +209,41 @@ def test_fusing_for_inference_changes_no_result(backbone_class: type):
         backbone.train()
 
 
+@pytest.mark.parametrize('gamma', [1e-6, 1.0])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_fusing_is_as_exact_in_half_precision(dtype: torch.dtype, gamma: float):
+    torch.manual_seed(0)
+    backbone = RAVLT(TINY).eval()
+    for stage in backbone.layers:
+        for block in stage.blocks:
+            nn.init.constant_(block.gamma_1, gamma)
+            nn.init.constant_(block.gamma_2, gamma)
+    image = torch.randn(2, 3, 41, 57)
+    exact = backbone.double()(image.double())
+    errors = []
+    for fuse in (False, True):
+        backbone.float()
+        model = backbone.fuse_for_inference() if fuse else backbone
+        with torch.autocast('cpu', dtype=dtype):
+            maps = model(image)
+        errors.append([(result - reference).abs().max().item() for result, reference in zip(maps, exact, strict=True)])
+    for plain, fused in zip(*errors, strict=True):
+        assert fused <= 2 * plain
+
+
+def test_the_compile_option():
+    """Training, evaluation and training again, without falling back for too many graphs."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    backbone = RAVLT(TINY, compile=dict(backend='aot_eager', fullgraph=True), norm_cfg=dict(type='BN'))
+    assert set(backbone.state_dict()) == set(RAVLT(TINY, norm_cfg=dict(type='BN')).state_dict())
+    for training, side in [(True, 64), (True, 80), (False, 64), (False, 96), (True, 64)]:
+        with torch.set_grad_enabled(training):
+            backbone.train(training)(torch.randn(2, 3, side, side))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 4
+    torch._dynamo.reset()
+
+
 def test_the_memory_format_inside_changes_no_result():
     image = torch.randn(2, 3, 40, 56)
     results = []

@@ -53,7 +53,7 @@ def shared_memory(kernel, constants, size, width, launch, capability):
 
 size, width, capability = map(int, sys.argv[1:])
 launch = path.LAUNCHES[size, width]
-print(json.dumps({'stated': launch.shared_memory, 'taken': {
+print(json.dumps({'variants': len(VARIANTS), 'stated': launch.shared_memory, 'taken': {
     f'{kernel.__name__} {constants}': shared_memory(kernel, constants, size, width, launch, capability)
     for kernel, constants in VARIANTS}}))
 '''
@@ -67,5 +67,5 @@ def test_the_kernels_build_and_fit(size: int, width: int, capability: int, monke
                             capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    assert len(report['taken']) == 11
+    assert len(report['taken']) == report['variants'] >= 11
     assert max(report['taken'].values()) <= report['stated'], report

@@ -16,12 +16,19 @@ from ralamala_mm.analysis.floor import Rates, as_summary, as_table, measured_rat
 from ralamala_mm.analysis.speed import ELEMENT_SIZE, in_own_process, measure_all, subject_ops
 from ralamala_mm.analysis.speed_report import as_growth_table, as_json, draw_growth, growths, machine
 from ralamala_mm.analysis.speed_report import as_table as as_speed_table
-from ralamala_mm.analysis.workloads import MODES, NO_PATH, Task, is_hybrid, load_subject
+from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
 from ralamala_mm.engine import run
 from ralamala_mm.errors import UserError
-from ralamala_mm.ops import BACKENDS, backend_name
+from ralamala_mm.ops import BACKENDS
 
 LINEAR_ATTENTIONS = ('rala', 'mala')
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number from 1 on')
+    return int(text)
 
 
 def images(args: argparse.Namespace) -> list[tuple[int, int, int, int]]:
@@ -29,23 +36,20 @@ def images(args: argparse.Namespace) -> list[tuple[int, int, int, int]]:
     return [(args.batch, 3, *size) for size in ([(size, size) for size in args.sizes] if args.sizes else [args.shape])]
 
 
-def paths(args: argparse.Namespace, head_dim: int = 64) -> list[str]:
-    """Those asked for; else the baseline and what is in force for such tokens."""
-    in_force = backend_name(torch.device(args.device), getattr(torch, args.dtype), head_dim)
-    return args.paths or list(dict.fromkeys(['naive', in_force]))
-
-
 def model_tasks(args: argparse.Namespace, modes: Sequence[str]) -> list[Task]:
     """Every model on every path of its own, in every mode and size; all configs are looked up before anything is measured."""
-    options = dict(device=args.device, dtype=args.dtype, runs=args.runs, compiled=args.compile, with_cp=args.with_cp)
+    options = dict(device=args.device, dtype=args.dtype, runs=args.runs, compiled=args.compile, with_cp=args.with_cp,
+                   channels_last=getattr(args, 'channels_last', False), stage=getattr(args, 'stage', None),
+                   fused=getattr(args, 'fuse', False))
     hybrids = {subject: is_hybrid(load_subject(subject)) for subject in args.models}
-    optional = dict(channels_last=getattr(args, 'channels_last', False), stage=getattr(args, 'stage', None),
-                    fused=getattr(args, 'fuse', False))
-    if optional['stage'] is not None and not all(hybrids.values()):
+    if options['stage'] is not None and not all(hybrids.values()):
         raise UserError('--stage takes RAVLT and MALA only')
-    ways = {subject: [dict(optional, path=path, channels_last=False) for path in paths(args)] if hybrid
-            else [dict(optional, path=NO_PATH, fused=False)] for subject, hybrid in hybrids.items()}
-    return [Task(subject, mode, shape, **way, **options)
+    # The baseline is the released code's way of computing, without any of the options.
+    plain = dict(fused=False, compiled=False, with_cp=False)
+    ours = [options | dict(path=path, channels_last=False) | (plain if path == 'naive' else {}) for path in args.paths]
+    theirs = [options | dict(path=NO_PATH, fused=False)]
+    ways = {subject: ours if hybrid else theirs for subject, hybrid in hybrids.items()}
+    return [Task(subject, mode, shape, **way)
             for mode in modes for shape in images(args) for subject in args.models for way in ways[subject]]
 
 
@@ -68,7 +72,7 @@ def infer(args: argparse.Namespace) -> None:
 
 def attention(args: argparse.Namespace) -> None:
     shape = (args.batch, args.heads, args.length, args.head_dim)
-    ways = [dict(path=path) for path in paths(args, args.head_dim)] + [dict(path='naive', compiled=True)]
+    ways = [dict(path=path) for path in args.paths] + [dict(path='naive', compiled=True)]
     tasks = [Task(kind, mode, shape, device=args.device, dtype=args.dtype, runs=args.runs, **way)
              for kind in args.kinds for mode in MODES for way in ways]
     report(tasks, args, in_own_process(measured_rates, args.device, args.dtype))
@@ -116,7 +120,7 @@ def add_command(commands, call, text: str) -> argparse.ArgumentParser:
     """A subcommand with the options that all share."""
     parser = commands.add_parser(call.__name__, help=text, description=text)
     parser.set_defaults(call=call)
-    parser.add_argument('--batch', type=int, default=1, help='images (%(default)s)')
+    parser.add_argument('--batch', type=count, default=1, help='images (%(default)s)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='where there is a GPU, cuda by default')
     parser.add_argument('--dtype', choices=list(ELEMENT_SIZE), default='float32',
@@ -127,8 +131,9 @@ def add_command(commands, call, text: str) -> argparse.ArgumentParser:
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--runs', type=int, default=5, help='counted runs, after those to warm up (%(default)s)')
-    parser.add_argument('--paths', nargs='+', choices=BACKENDS, help='of RAVLT and MALA; naive and the one in force by default')
+    parser.add_argument('--runs', type=count, default=5, help='counted runs, after those to warm up (%(default)s)')
+    parser.add_argument('--paths', nargs='+', choices=[*BACKENDS, CHOSEN_PATH], default=['naive', CHOSEN_PATH],
+                        help='of RAVLT and MALA; by default the baseline, naive, and what is chosen when none is forced')
 
 
 def add_models(parser: argparse.ArgumentParser, help_text: str) -> None:

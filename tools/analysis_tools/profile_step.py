@@ -63,6 +63,7 @@ def main(args: argparse.Namespace) -> None:
     if 'evaluation' in report:
         print(f'\nEvaluation of {report["evaluation"]["images"]} images\n{as_table(report["evaluation"], "image")}')
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1))
 
 
