@@ -91,6 +91,8 @@ def measure(task: Task) -> Measurement:
 
     if task.path in BACKENDS:
         os.environ[BACKEND_VARIABLE] = task.path
+    else:
+        os.environ.pop(BACKEND_VARIABLE, None)
     workload = prepare(task)
     at_rest = _memory(task.device, peak=False)
     slow_start = task.device == 'cuda' or task.compiled

@@ -189,6 +189,12 @@ class HybridVisionTransformer(BaseModule):
                     module.eval()
         return self
 
+    def _load_from_state_dict(self, *args) -> None:
+        """As in PyTorch, but weights that come after fusing are refused: their norms would have nowhere to go."""
+        if self._is_fused:
+            raise OptionError('this backbone was fused for inference: load the weights before fuse_for_inference()')
+        super()._load_from_state_dict(*args)
+
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return

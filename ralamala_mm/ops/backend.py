@@ -66,7 +66,7 @@ def why_no_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> st
         warnings.warn(f'{reason}: the attentions take the slower path eager', stacklevel=2)
         return reason
     if launch is None:
-        return (f'on {device} there are no kernels for {dtype} with {head_dim} channels per head; they are for NVIDIA GPUs of '
-                f'compute capability 8.0 on, with 136 KB of shared memory for more than 64 channels, which fp32 does not do '
-                f'(or TRITON_INTERPRET=1, to try them on a CPU)')
+        return (f'on {device} there are no kernels for {dtype} with {head_dim} channels per head; they need an NVIDIA GPU of '
+                'compute capability 8.0 or later, and for more than 64 channels one with 136 KB of shared memory and half '
+                'precision (or TRITON_INTERPRET=1, to try them on a CPU)')
     return None

@@ -99,7 +99,7 @@ def test_the_table_has_every_part_and_op():
 
 
 def test_rates_of_this_machine(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr('ralamala_mm.analysis.floor._MATMUL_SIZE', dict(cpu=256))
+    monkeypatch.setattr('ralamala_mm.analysis.floor._MATMUL_SIZE', dict(cpu=(256, 256, 256)))
     monkeypatch.setattr('ralamala_mm.analysis.floor._COPY_BYTES', dict(cpu=2 ** 22))
     rates = measured_rates('cpu', 'float32')
     assert rates.flops > 1e8

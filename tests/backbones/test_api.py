@@ -207,6 +207,8 @@ def test_fusing_for_inference_changes_no_result(backbone_class: type):
         assert (result - reference).abs().max() < 1e-5 * reference.abs().max()
     with pytest.raises(ValueError, match='fused for inference and cannot be trained'):
         backbone.train()
+    with pytest.raises(ValueError, match='load the weights before'):
+        backbone.load_state_dict(backbone_class(TINY).state_dict(), strict=False)
 
 
 @pytest.mark.parametrize('gamma', [1e-6, 1.0])

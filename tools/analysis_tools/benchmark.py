@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ralamala_mm.analysis.floor import Rates, as_summary, as_table, measured_rates
-from ralamala_mm.analysis.speed import ELEMENT_SIZE, in_own_process, measure_all, subject_ops
+from ralamala_mm.analysis.speed import ELEMENT_SIZE, Result, in_own_process, measure_all, subject_ops
 from ralamala_mm.analysis.speed_report import as_growth_table, as_json, draw_growth, growths, machine
 from ralamala_mm.analysis.speed_report import as_table as as_speed_table
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
@@ -22,6 +22,7 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.ops import BACKENDS
 
 LINEAR_ATTENTIONS = ('rala', 'mala')
+PICTURES = ('.png', '.pdf', '.svg', '.jpg')
 
 
 def count(text: str) -> int:
@@ -71,6 +72,8 @@ def infer(args: argparse.Namespace) -> None:
 
 
 def attention(args: argparse.Namespace) -> None:
+    if args.head_dim % 4:
+        raise UserError(f'--head-dim {args.head_dim} is not a multiple of 4, which the rotary position needs')
     shape = (args.batch, args.heads, args.length, args.head_dim)
     ways = [dict(path=path) for path in args.paths] + [dict(path='naive', compiled=True)]
     tasks = [Task(kind, mode, shape, device=args.device, dtype=args.dtype, runs=args.runs, **way)
@@ -93,7 +96,16 @@ def floor(args: argparse.Namespace) -> None:
 
 def report(tasks: list[Task], args: argparse.Namespace, rates: Rates | None = None) -> None:
     """Measures, prints the tables, writes the files."""
-    results = list(measure_all(tasks, rates, lambda line: print(line, flush=True)))
+    results = []
+    try:
+        for result in measure_all(tasks, rates, lambda line: print(line, flush=True)):
+            results.append(result)
+    finally:  # an error in one row leaves the others
+        if results:
+            show(results, args, rates)
+
+
+def show(results: list[Result], args: argparse.Namespace, rates: Rates | None) -> None:
     print(f'\n{as_speed_table(results, args.device, rates)}')
     if growths(results):
         print(f'\n{as_growth_table(results)}')
@@ -111,6 +123,8 @@ def write(path: Path | None, text: str) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda needs a GPU, and torch sees none here')
+    if getattr(args, 'picture', None) and args.picture.suffix not in PICTURES:
+        raise UserError(f'--picture {args.picture} is none of {", ".join(PICTURES)}')
     if getattr(args, 'picture', None) and not args.sizes:
         raise UserError('--picture draws time against resolution: give --sizes with it')
     args.call(args)
@@ -138,7 +152,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def add_models(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument('models', nargs='+', metavar='MODEL', help=help_text)
-    parser.add_argument('--shape', type=int, nargs=2, default=[800, 1280], metavar=('HEIGHT', 'WIDTH'),
+    parser.add_argument('--shape', type=count, nargs=2, default=[800, 1280], metavar=('HEIGHT', 'WIDTH'),
                         help='pixels (800 1280)')
 
 
@@ -153,21 +167,21 @@ if __name__ == '__main__':
     for command in (of_backbones, of_training, of_inference):
         add_models(command, with_short_names if command is of_backbones else configs)
         add_measuring(command)
-        command.add_argument('--sizes', type=int, nargs='+', metavar='PIXELS', help='square images of these sides, not --shape')
+        command.add_argument('--sizes', type=count, nargs='+', metavar='PIXELS', help='square images of these sides, not --shape')
         command.add_argument('--picture', type=Path, metavar='FILE', help='time and memory against --sizes, drawn')
-        command.add_argument('--compile', action='store_true', help='compile the backbone')
+        command.add_argument('--compile', action='store_true', help='by torch.compile: takes minutes')
         command.add_argument('--with-cp', action='store_true', help='recompute the activations of backbones')
     for command in (of_backbones, of_inference):
         command.add_argument('--fuse', action='store_true', help='fold the batch norms of RAVLT and MALA')
     of_backbones.add_argument('--modes', nargs='+', choices=MODES, help='both by default')
     of_backbones.add_argument('--channels-last', action='store_true', help='other backbones; RAVLT and MALA choose themselves')
     of_backbones.add_argument('--stage', type=int, choices=range(4), help='only this stage of RAVLT and MALA')
-    of_attention = add_command(commands, attention, 'one linear attention on every path, and the naive one compiled')
+    of_attention = add_command(commands, attention, 'a linear attention on every path, and compiled, which takes a minute')
     add_measuring(of_attention)
     of_attention.add_argument('--kinds', nargs='+', choices=LINEAR_ATTENTIONS, default=LINEAR_ATTENTIONS, help='both by default')
-    of_attention.add_argument('--length', type=int, default=67200, help='tokens (%(default)s)')
-    of_attention.add_argument('--head-dim', type=int, default=64, help='channels per head (%(default)s)')
-    of_attention.add_argument('--heads', type=int, default=1, help='heads (%(default)s)')
+    of_attention.add_argument('--length', type=count, default=67200, help='tokens (%(default)s)')
+    of_attention.add_argument('--head-dim', type=count, default=64, help='channels per head (%(default)s)')
+    of_attention.add_argument('--heads', type=count, default=1, help='heads (%(default)s)')
     of_counting = add_command(commands, floor, 'operations and fewest bytes of RAVLT and MALA, and the time that follows')
     add_models(of_counting, with_short_names)
     of_counting.add_argument('--rates', type=float, nargs=2, metavar=('TFLOP/s', 'TB/s'),

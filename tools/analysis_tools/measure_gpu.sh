@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures on a GPU all that docs/performance.md leaves open, into tables and JSON:  measure_gpu.sh FOLDER
 set -euo pipefail
-if (($# != 1)); then
+if (($# != 1)) || [[ $1 == -* ]]; then
     sed -n '2s/^# //p' "$0" >&2
     exit 2
 fi
@@ -10,11 +10,12 @@ mkdir -p "$1"
 out="$(cd "$1" && pwd)"
 cd "$root"
 python="${PYTHON:-python}"
+"$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch sees no GPU here")'
 swin=mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py
 resnet=mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
 
 benchmark() { # NAME SUBCOMMAND …
-    "$python" tools/analysis_tools/benchmark.py "${@:2}" --device cuda --json "$out/$1.json" | tee "$out/$1.txt"
+    "$python" tools/analysis_tools/benchmark.py "${@:2}" --device cuda --json "$out/$1.json" | tee "$out/$1.txt" || echo "$1 failed" >&2
 }
 
 "$python" -m pytest -q tests/ops tests/backbones | tee "$out/tests.txt" || echo 'some tests failed: see tests.txt' >&2
