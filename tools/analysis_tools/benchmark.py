@@ -45,6 +45,8 @@ def model_tasks(args: argparse.Namespace, modes: Sequence[str]) -> list[Task]:
     hybrids = {subject: is_hybrid(load_subject(subject)) for subject in args.models}
     if options['stage'] is not None and not all(hybrids.values()):
         raise UserError('--stage takes RAVLT and MALA only')
+    if args.with_cp and not {'forward+backward', 'train'} & set(modes):
+        raise UserError('--with-cp changes nothing without a backward pass: leave it out')
     # The baseline is the released code's way of computing, without any of the options.
     plain = dict(fused=False, compiled=False, with_cp=False)
     ours = [options | dict(path=path, channels_last=False) | (plain if path == 'naive' else {}) for path in args.paths]
