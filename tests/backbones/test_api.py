@@ -54,17 +54,20 @@ def test_out_indices_select_the_same_maps():
         assert torch.equal(result, expected)
 
 
+@pytest.mark.parametrize(('frozen_stages', 'autocast', 'channels_last'), [(-1, False, True), (2, False, True), (-1, True, False)])
 @pytest.mark.parametrize('backbone_class', BACKBONES)
-def test_activation_checkpointing_changes_nothing(backbone_class: type):
+def test_activation_checkpointing_changes_nothing(backbone_class: type, frozen_stages: int, autocast: bool, channels_last: bool):
     image = torch.randn(2, 3, 40, 56)
     results = []
     for with_cp in (False, True):
         torch.manual_seed(1)
-        backbone = backbone_class(TINY, with_cp=with_cp, drop_path_rate=0.5).train()
+        backbone = backbone_class(TINY, with_cp=with_cp, drop_path_rate=0.5, frozen_stages=frozen_stages,
+                                  channels_last=channels_last).train()
         torch.manual_seed(2)  # the same paths are dropped
-        maps = backbone(image)
-        sum(result.square().mean() for result in maps).backward()
-        results.append([*maps, *(p.grad for p in backbone.parameters())])
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+            maps = backbone(image)
+        sum(result.float().square().mean() for result in maps).backward()
+        results.append([*maps, *(p.grad for p in backbone.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
