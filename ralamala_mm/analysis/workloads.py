@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ralamala_mm import ops
 from ralamala_mm.backbones.hybrid import STRIDES, HybridVisionTransformer
-from ralamala_mm.engine import build_model, load_config
+from ralamala_mm.engine import build_model, load_config, use_amp
 from ralamala_mm.errors import UserError
 
 MODES = ('forward', 'forward+backward')  # of a backbone or an attention; whole models have 'train' and 'infer'
@@ -122,13 +122,12 @@ def _backbone(task: Task, config: Config) -> Workload:
     backward = task.mode == 'forward+backward'
     backbone = _build_alone(_backbone_settings(config, task), config.get('default_scope')).to(task.device)
     backbone.train(backward)  # not chained: MMDetection's ResNet returns nothing from it
-    module, images = _optimised(backbone, task), torch.rand(task.shape, device=task.device)
+    _optimise(backbone, task)
+    module, images = backbone, torch.rand(task.shape, device=task.device)
     if task.stage is not None:
         module, images = backbone.layers[task.stage], _stage_input(backbone, task)
-    elif task.channels_last and not is_hybrid(config):
+    elif task.channels_last:
         module, images = backbone.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-    if task.compiled and not is_hybrid(config):  # ours compile themselves, block by block
-        module.compile()
 
     def run(x: Tensor) -> None:
         with _autocast(task), torch.set_grad_enabled(backward):
@@ -161,10 +160,11 @@ def _build_alone(settings: dict, scope: str | None) -> nn.Module:
         return revert_sync_batchnorm(MODELS.build(settings))
 
 
-def _optimised(backbone: nn.Module, task: Task) -> nn.Module:
-    if task.fused and isinstance(backbone, HybridVisionTransformer):
+def _optimise(backbone: nn.Module, task: Task) -> None:
+    if task.fused:
         backbone.fuse_for_inference()
-    return backbone
+    if task.compiled and not isinstance(backbone, HybridVisionTransformer):  # ours compile themselves, block by block
+        backbone.compile()
 
 
 def _stage_input(backbone: HybridVisionTransformer, task: Task) -> Tensor:
@@ -172,8 +172,7 @@ def _stage_input(backbone: HybridVisionTransformer, task: Task) -> Tensor:
     stride = STRIDES[task.stage]
     x = torch.rand(batch, backbone.variant.embed_dims[task.stage], -(-height // stride), -(-width // stride),
                    dtype=getattr(torch, task.dtype), device=task.device)
-    # As the stem leaves it.
-    return x.contiguous(memory_format=torch.contiguous_format if ops.is_naive() else torch.channels_last)
+    return x.contiguous(memory_format=backbone.memory_format)  # as the stem leaves it
 
 
 def _whole_model(task: Task, config: Config) -> Workload:
@@ -184,9 +183,7 @@ def _whole_model(task: Task, config: Config) -> Workload:
     if 'size' in config.model.get('data_preprocessor', {}):  # MMSegmentation would pad to the config's own crop
         config.model.data_preprocessor.size = task.shape[2:]
     model = build_model(config).to(task.device).train(training)
-    _optimised(model.backbone, task)
-    if task.compiled and not is_hybrid(config):
-        model.backbone.compile()
+    _optimise(model.backbone, task)
     make_data = _detection_data if scope == 'mmdet' else _segmentation_data
     data = make_data(task, min(_values(config.model, 'num_classes'), default=2))
     if training:
@@ -203,16 +200,13 @@ def _whole_model(task: Task, config: Config) -> Workload:
 
 
 def _optim_wrapper(model: nn.Module, config: Config, task: Task):
-    """The config's, clipping included; mixed precision as `--amp` of the training tool switches it on."""
+    """The config's, clipping included; mixed precision as the training tool switches it on."""
     settings = {key: value for key, value in config.optim_wrapper.items() if key not in ('type', 'loss_scale', 'dtype')}
-    if task.dtype == 'float32':
-        settings.update(type='OptimWrapper')
-    elif task.device == 'cuda':
-        settings.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=task.dtype)
-    else:
-        raise UserError(f'training in {task.dtype} needs a GPU: on a CPU leave --dtype out')
+    config.optim_wrapper = dict(settings, type='OptimWrapper')
+    if task.dtype != 'float32':
+        use_amp(config, task.dtype)
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        return build_optim_wrapper(model, settings)
+        return build_optim_wrapper(model, config.optim_wrapper)
 
 
 def _values(settings: object, key: str) -> Iterator:

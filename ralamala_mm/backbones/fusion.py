@@ -1,14 +1,11 @@
 """Inference only: batch norms and the weights of LayerNorms go into the convolutions beside them."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ralamala_mm.ops import RotaryTable
-
-from .layers import LAYER_NORM_EPSILON, Block, Downsample, Stem, add_convolved, scaled_projection
+from .layers import LAYER_NORM_EPSILON, Block, Downsample, LayerNorm2d, Stem
 
 
 def fuse_norm(convolution: nn.Conv2d, norm: nn.Module) -> nn.Module:
@@ -29,37 +26,20 @@ def fuse_downsample(downsample: Downsample) -> None:
     downsample.norm = fuse_norm(downsample.reduction, downsample.norm)
 
 
-def _with_input_scale(convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """The 1×1 convolution of weight · x + bias."""
-    matrix = convolution.weight.flatten(1)
-    convolution.bias = nn.Parameter(convolution.bias + matrix @ bias)
-    convolution.weight = nn.Parameter((matrix * weight)[:, :, None, None])
-    return convolution
+def fuse_block(block: Block) -> None:
+    """Leaves the block LayerNorms without weights.
 
-
-class FusedBlock(nn.Module):
-    """A `Block` for inference, whose LayerNorms have no weights.
-
-    Layer scale and identities stay apart in half precision, where they would be rounded away within the weights.
+    Layer scale and identities are left to `Block.forward`, which takes them into the weights in fp32 only: in half
+    precision they would be rounded away there.
     """
-
-    @torch.no_grad()
-    def __init__(self, block: Block):
-        super().__init__()
-        self.gamma_1, self.gamma_2 = block.gamma_1, block.gamma_2
-        self.pos, self.attn, self.ffn = block.pos, block.attn, block.ffn
-        _with_input_scale(self.attn.qkvo, block.norm1.norm.weight, block.norm1.norm.bias)
-        _with_input_scale(self.ffn.fc1, block.norm2.norm.weight, block.norm2.norm.bias)
-
-    def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        x = add_convolved(self.pos, x.to(torch.promote_types(x.dtype, self.gamma_1.dtype)))
-        mixed = self.attn.mix(*self.attn.attend(self.attn.qkvo(_normalise(x)), rotary))
-        x = x + scaled_projection(self.attn.proj, self.gamma_1, mixed)
-        hidden = F.gelu(self.ffn.fc1(_normalise(x)))
-        hidden = add_convolved(self.ffn.dwconv, hidden)
-        return x + scaled_projection(self.ffn.fc2, self.gamma_2, hidden)
+    _fuse_layer_norm(block.norm1, block.attn.qkvo)
+    _fuse_layer_norm(block.norm2, block.ffn.fc1)
 
 
-def _normalise(x: Tensor) -> Tensor:
-    """LayerNorm over channels, without weights."""
-    return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=LAYER_NORM_EPSILON).permute(0, 3, 1, 2)
+@torch.no_grad()
+def _fuse_layer_norm(norm: LayerNorm2d, convolution: nn.Conv2d) -> None:
+    """Takes weight and bias of a LayerNorm into the 1×1 convolution after it."""
+    matrix = convolution.weight.flatten(1)
+    convolution.bias = nn.Parameter(convolution.bias + matrix @ norm.norm.bias)
+    convolution.weight = nn.Parameter((matrix * norm.norm.weight)[:, :, None, None])
+    norm.norm = nn.LayerNorm(norm.norm.normalized_shape, eps=LAYER_NORM_EPSILON, elementwise_affine=False)

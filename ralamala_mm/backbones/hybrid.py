@@ -15,7 +15,7 @@ from ralamala_mm.errors import OptionError
 from ralamala_mm.ops import RotaryTable, is_naive
 from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
-from .fusion import FusedBlock, fuse_downsample, fuse_stem
+from .fusion import fuse_block, fuse_downsample, fuse_stem
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
@@ -123,11 +123,14 @@ class HybridVisionTransformer(BaseModule):
         """Pixels of the image per step on each returned map."""
         return tuple(STRIDES[i] for i in self.out_indices)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of the maps inside: channels-last makes LayerNorm free of copies and 1×1 convolutions plain matrix products."""
+        return torch.channels_last if self.channels_last and not is_naive() else torch.contiguous_format
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
-        # Channels-last makes LayerNorm free of copies and 1×1 convolutions plain matrix products.
-        memory_format = torch.channels_last if self.channels_last and not is_naive() else torch.contiguous_format
-        x = self.patch_embed(x.contiguous(memory_format=memory_format))
+        x = self.patch_embed(x.contiguous(memory_format=self.memory_format))
         maps = []
         for i, stage in enumerate(self.layers):
             x = stage(x)
@@ -152,10 +155,10 @@ class HybridVisionTransformer(BaseModule):
             return self
         fuse_stem(self.patch_embed)
         for stage in self.layers:
-            stage.blocks = nn.ModuleList(FusedBlock(block) for block in stage.blocks)
+            for block in stage.blocks:
+                fuse_block(block)
             if hasattr(stage, 'downsample'):
                 fuse_downsample(stage.downsample)
-        self._compile()
         self._is_fused = True
         return self.requires_grad_(False)
 

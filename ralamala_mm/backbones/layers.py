@@ -77,10 +77,9 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if ops.is_naive():
             return self.proj(x)
-        layers = list(self.proj)
-        x = layers[1](layers[0](x))
-        for activation, convolution, norm in zip(layers[2::3], layers[3::3], layers[4::3], strict=True):
-            x = norm(ops.recompute(lambda x, first=activation, second=convolution: second(first(x)), x))
+        x = self.proj[:2](x)
+        for i in range(2, len(self.proj), 3):  # activation and convolution; norm
+            x = self.proj[i + 2](ops.recompute(self.proj[i:i + 2], x))
         return x
 
 
@@ -106,17 +105,20 @@ class RotaryPosition(nn.Module):
         self._last: tuple[tuple, RotaryTable] | None = None  # images of a size come one after the other
 
     def forward(self, height: int, width: int) -> RotaryTable:
-        # Not from the buffer: in a model cast to fp16 it holds 11 bits, too few at the far end of a large grid.
         if torch.compiler.is_compiling():
-            return ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
+            return self._make(height, width)
         key = (height, width, self.angle.device)
         if self._last is None or self._last[0] != key:
             with torch.inference_mode(False):  # or training after inference could not use it
-                table = ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
+                table = self._make(height, width)
             if type(table.cos) is not Tensor:  # a pretended one, of a tool that counts
                 return table
             self._last = key, table
         return self._last[1]
+
+    def _make(self, height: int, width: int) -> RotaryTable:
+        # Not from the buffer: in a model cast to fp16 it holds 11 bits, too few at the far end of a large grid.
+        return ops.rotary_table(height, width, ops.rotary_frequencies(self.head_dim, self.angle.device))
 
 
 class GatedAttention(nn.Module):
@@ -216,15 +218,19 @@ class Block(nn.Module):
             return self._forward_naive(x, rotary)
         # The sum of the residual branches stays in the parameters' precision, as layer scale makes it in any case.
         x = x.to(torch.promote_types(x.dtype, self.gamma_1.dtype))
-        x, qkvo = ops.recompute(self._position_and_qkvo, x)
-        attended, value, gate = self.attn.attend(qkvo, rotary)
-        x = x + self.drop_path(ops.recompute(self._mix_and_project, attended, value, gate))
+        x = self._attend(x, rotary)
         return x + self.drop_path(self._feed_forward(x))
 
     def _forward_naive(self, x: Tensor, rotary: RotaryTable) -> Tensor:
         x = x + self.pos(x)
         x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x), rotary))
         return x + self.drop_path(self.gamma_2 * self.ffn(self.norm2(x)))
+
+    def _attend(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+        """The first two residuals; a function of its own, so that its maps are gone when the hidden ones come."""
+        x, qkvo = ops.recompute(self._position_and_qkvo, x)
+        attended, value, gate = self.attn.attend(qkvo, rotary)
+        return x + self.drop_path(ops.recompute(self._mix_and_project, attended, value, gate))
 
     def _position_and_qkvo(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = add_convolved(self.pos, x)
