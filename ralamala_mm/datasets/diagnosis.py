@@ -12,6 +12,7 @@ from .walking import leaf_datasets
 _COCO_PARTS = ('images', 'categories', 'annotations')
 _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),
                  categories=('id', 'name'))
+_FARTHEST = 1e9  # pixels, or square pixels
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
 
@@ -36,37 +37,36 @@ def _json_problem(path: Path) -> str | None:
 
 def coco_problem(path: Path) -> str | None:
     """What is wrong with a COCO annotation file, or None."""
-    try:
-        content = json.loads(path.read_bytes() or b'""')
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        content = None
-    if problem := structure_problem(path, content):
+    content, problem = read_coco(path)
+    if problem:
         return problem
     for position, annotation in enumerate(content['annotations']):
-        if 'id' not in annotation:
-            return f'has an entry without "id" in "annotations" (number {position})'
+        if lacking := [key for key in ('id', 'area') if key not in annotation]:
+            return f'has an entry without "{lacking[0]}" in "annotations" (number {position})'
     ids = [annotation['id'] for annotation in content['annotations']]
     if len(set(ids)) != len(ids):
         return 'uses an annotation id twice'
     return None
 
 
-def structure_problem(path: Path, content: object) -> str | None:
-    """Why a file's content is not what the COCO format asks for, or None.
-
-    Args:
-        path: the file, looked into once more if its content could not be parsed.
-        content: what it holds; None if it could not be parsed.
-    """
+def read_coco(path: Path) -> tuple[dict, str | None]:
+    """What a COCO annotation file holds, and why that is not what the format asks for, or None."""
+    try:
+        content = json.loads(path.read_bytes() or b'""')
+    except OSError as error:
+        return {}, f'cannot be read ({error.strerror})'
+    except json.JSONDecodeError as error:
+        return {}, f'is not valid JSON ({error.msg} in line {error.lineno}, column {error.colno}); was its download cut short?'
+    except UnicodeDecodeError:
+        return {}, 'is not a text file'
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        return {}, f'is not valid JSON ({error})'
     if path.stat().st_size == 0:
-        return 'is empty'
-    if content is None:
-        try:
-            json.loads(path.read_bytes())
-        except json.JSONDecodeError as error:
-            return f'is not valid JSON ({error.msg} in line {error.lineno}, column {error.colno}); was its download cut short?'
-        except UnicodeDecodeError:
-            return 'is not a text file'
+        return {}, 'is empty'
+    return content, _structure_problem(content)
+
+
+def _structure_problem(content: object) -> str | None:
     if not isinstance(content, dict):
         return f'holds a {type(content).__name__}, not the object with images, annotations and categories of COCO'
     for part in _COCO_PARTS:
@@ -81,10 +81,44 @@ def structure_problem(path: Path, content: object) -> str | None:
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 return f'has an entry without "{lacking[0]}" in "{part}" (number {position})'
-    for position, image in enumerate(content['images']):
-        if not all(isinstance(image[key], int | float) and image[key] > 0 for key in ('height', 'width')):
-            return f'has an image without a height and width in numbers (number {position})'
+            if problem := _ENTRY_PROBLEMS[part](entry):
+                return f'has {problem} in "{part}" (number {position})'
     return None
+
+
+def _image_problem(image: dict) -> str | None:
+    if not isinstance(image['file_name'], str) or not image['file_name']:
+        return 'a file_name that is no text'
+    if not all(_is_number(image[key]) and image[key] > 0 for key in ('height', 'width')):
+        return 'an image without a height and width in numbers'
+    return None if _is_id(image['id']) else 'an id that is neither a number nor a text'
+
+
+def _category_problem(category: dict) -> str | None:
+    if not isinstance(category['id'], int) or not isinstance(category['name'], str):
+        return 'a category whose id is no whole number or whose name is no text'
+    return None if isinstance(category.get('supercategory'), str | None) else 'a supercategory that is no text'
+
+
+def _annotation_problem(annotation: dict) -> str | None:
+    box = annotation['bbox']
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return 'a bbox that is not four numbers: x, y, width, height'
+    if not _is_number(annotation.get('area', 0)) or annotation.get('iscrowd', 0) not in (0, 1):
+        return 'an area that is no number, or an iscrowd that is neither 0 nor 1'
+    ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(annotation.get('id', 0))
+    return None if ids_are_good else 'an id that is neither a number nor a text'
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _FARTHEST  # false for NaN, too
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str)
+
+
+_ENTRY_PROBLEMS = dict(images=_image_problem, annotations=_annotation_problem, categories=_category_problem)
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -24,8 +24,22 @@ def datasets_of(config: Config, modes: Sequence[str] = MODES) -> Iterator[tuple[
             yield mode, dataset
 
 
-def replace_transforms(config: Config, replace: Callable[[ConfigDict], None]) -> None:
+def transforms_of(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """Every transform of a data set's pipeline, those within others such as TestTimeAug too."""
+
+    def inner(transforms) -> Iterator[ConfigDict]:
+        for transform in transforms or ():
+            if isinstance(transform, dict):
+                yield transform
+                yield from inner(transform.get('transforms'))
+            elif isinstance(transform, list | tuple):
+                yield from inner(transform)
+
+    return inner(dataset.get('pipeline'))
+
+
+def replace_transforms(config: Config, replace: Callable[[ConfigDict], object]) -> None:
     """Applies `replace` in place to every transform of every data set's pipeline."""
     for _, dataset in datasets_of(config):
-        for transform in dataset.get('pipeline') or ():
+        for transform in transforms_of(dataset):
             replace(transform)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ralamala_mm.errors import UserError
-
+from ..names import find_file
+from ..segmentations import is_degenerate, outlines, segmentation_problem
 from .coco_files import CocoSplit
-from .files import image_size
+from .files import image_sizes
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
 
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
@@ -34,7 +34,8 @@ class CheckedSplit:
     instances: collections.Counter = field(default_factory=collections.Counter)  # by category name
     problems: list[Problem] = field(default_factory=list)
     missing_images: set = field(default_factory=set)  # ids
-    bad_boxes: set = field(default_factory=set)  # positions in `annotations`
+    renamed: dict[str, str] = field(default_factory=dict)  # file names as written, and as the files are called
+    left_out: set = field(default_factory=set)  # positions in `annotations`
     needs_copy: bool = False
 
     def tell(self, level: str, what: str, entries: Sequence, consequence: str = '') -> bool:
@@ -66,6 +67,8 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
     _check_categories(checked)
     _check_annotations(checked, wants_masks)
     _check_boxes(checked)
+    if wants_masks:
+        _check_segmentations(checked)
     checked.summary = _summary(split)
     return checked
 
@@ -73,8 +76,11 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
 def _check_images(checked: CheckedSplit, smallest: int) -> None:
     images = checked.split.content['images']
     checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
-    checked.tell(NOTE, 'images listed twice', _twice(image['file_name'] for image in images))
     present = _present(checked.split)
+    checked.renamed = {name: file for name, file in present.items() if name != file}
+    checked.needs_copy |= checked.tell(MENDED, 'file names written as on Windows, or in another Unicode form than the file\'s',
+                                       list(checked.renamed), 'the files were found')
+    checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
     checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()), 'left out with their annotations')
@@ -82,8 +88,10 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
         checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
     compared = [image for image in images if image['file_name'] in present][::1 + len(images) // _COMPARED]
-    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} looked at',
-                 _other_sizes(checked.split, compared))
+    others, stored = _other_sizes(checked.split, compared, present)
+    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} looked at', others)
+    checked.tell(NOTE, f'images annotated as they are stored, on their side, of {len(compared)} looked at', stored,
+                 'they are read without the turn')
 
 
 def _check_categories(checked: CheckedSplit) -> None:
@@ -111,7 +119,9 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
     unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled, 'filled in from the box')
     with checked.split.ann_file.open('rb') as file:
-        checked.needs_copy |= file.read(3) == codecs.BOM_UTF8  # as Windows tools write, and pycocotools cannot read
+        start = file.read(4)
+    # As Windows tools write, and pycocotools cannot read: UTF-8 with a mark, or UTF-16.
+    checked.needs_copy |= start.startswith(codecs.BOM_UTF8) or b'\0' in start
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
     if wants_masks:
@@ -128,21 +138,55 @@ def _twice(values) -> list:
     return [value for value, count in collections.Counter(values).items() if count > 1]
 
 
-def _present(split: CocoSplit) -> set[str]:
-    """The images that have a file; one listing of the folder is faster than asking for each."""
+def _present(split: CocoSplit) -> dict[str, str]:
+    """The images that have a file: its name within the folder. One listing of the folder is faster than asking for each."""
     listed = set(os.listdir(split.image_dir))
-    return {name for image in split.content['images']
-            if (name := image['file_name']) in listed or os.path.exists(os.path.join(split.image_dir, name))}
+    present = {}
+    for name in (image['file_name'] for image in split.content['images']):
+        if name in listed:
+            present[name] = name
+        elif file := find_file(os.path.join(split.image_dir, name)):
+            exact = os.path.join(split.image_dir, name) == file
+            present[name] = name if exact else os.path.relpath(file, split.image_dir)
+    return present
 
 
-def _other_sizes(split: CocoSplit, images: Sequence[dict]) -> list[str]:
-    """'name is 640×480, not 480×640' for images whose file is of another size."""
-    differences = []
+def _other_sizes(split: CocoSplit, images: Sequence[dict], present: dict[str, str]) -> tuple[list[str], list[str]]:
+    """'name is 640×480, not 480×640' for images whose file is of another size; names of those whose EXIF turn explains it."""
+    differences, stored = [], []
     for image in images:
-        size = image_size(os.path.join(split.image_dir, image['file_name']))
-        if size and size != (image['width'], image['height']):  # a damaged one is told with its name when it is read
-            differences.append(f'{image["file_name"]} is {size[0]}×{size[1]}, not {image["width"]}×{image["height"]}')
-    return differences
+        sizes = image_sizes(os.path.join(split.image_dir, present[image['file_name']]))
+        wanted = image['width'], image['height']
+        if sizes is None or sizes[0] == wanted:  # a damaged one is told with its name when it is read
+            continue
+        if sizes[1] == wanted:
+            stored.append(image['file_name'])
+        else:
+            width, height = sizes[0]
+            differences.append(f'{image["file_name"]} is {width}×{height}, not {wanted[0]}×{wanted[1]}')
+    return differences, stored
+
+
+def _check_segmentations(checked: CheckedSplit) -> None:
+    """Outlines that pycocotools reads beyond its memory for, or takes for something else."""
+    content = checked.split.content
+    images = {image['id']: image for image in content['images']}
+    unreadable, degenerate = [], []
+    for position, annotation in enumerate(content['annotations']):
+        image, segmentation = images.get(annotation['image_id']), annotation.get('segmentation')
+        if image is None or not segmentation:
+            continue
+        if text := segmentation_problem(segmentation, image['height'], image['width']):
+            unreadable.append(f'annotation {annotation.get("id", "without id")} of {image["file_name"]} {text}')
+        elif is_degenerate(segmentation):
+            degenerate.append(position)
+    checked.tell(ERROR, 'outlines that cannot be read', unreadable)
+    names = [f'annotation {content["annotations"][i].get("id", "without id")}' for i in degenerate]
+    if checked.evaluated:
+        checked.needs_copy |= checked.tell(MENDED, 'outlines of fewer than three points', names, 'left out')
+        checked.left_out.update(degenerate)
+    else:
+        checked.tell(NOTE, 'outlines of fewer than three points', names, 'training leaves them out')
 
 
 def _check_boxes(checked: CheckedSplit) -> None:
@@ -151,13 +195,7 @@ def _check_boxes(checked: CheckedSplit) -> None:
     images = {image['id']: image for image in content['images']}
     known = [i for i, a in enumerate(content['annotations']) if a['image_id'] in images]
     annotations = [content['annotations'][i] for i in known]
-    try:
-        boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(len(annotations), 4)
-        if not np.isfinite(boxes).all():
-            raise ValueError('not finite')
-    except (ValueError, TypeError) as error:
-        raise UserError(f'annotation file {checked.split.ann_file} has a bbox that is not four numbers: '
-                        'x, y, width, height') from error
+    boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(len(annotations), 4)
     limits = np.array([(images[a['image_id']]['width'], images[a['image_id']]['height']) for a in annotations], dtype=float)
     limits = limits.reshape(-1, 2)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
@@ -184,8 +222,8 @@ def _check_boxes(checked: CheckedSplit) -> None:
                      'so many are no slips: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
     else:
         checked.tell(NOTE, 'boxes smaller than a pixel', which(tiny), 'training leaves them out')
-    checked.bad_boxes = {known[i] for i in np.flatnonzero(flat | outside)}
-    checked.needs_copy |= checked.evaluated and bool(checked.bad_boxes)
+    checked.left_out |= {known[i] for i in np.flatnonzero(flat | outside)}
+    checked.needs_copy |= checked.evaluated and bool(checked.left_out)
 
 
 def _summary(split: CocoSplit) -> str:
@@ -213,15 +251,18 @@ def mended_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[
     numbers = {name: i + 1 for i, name in enumerate(classes)}
     names = {category['id']: category['name'] for category in content['categories']}
     images = content['images'] if images is None else images
-    kept = [image for image in images if image['id'] not in checked.missing_images]
+    kept = [dict(image, file_name=checked.renamed.get(image['file_name'], image['file_name']))
+            for image in images if image['id'] not in checked.missing_images]
     known = {image['id'] for image in kept}
     annotations = []
     for position, annotation in enumerate(content['annotations']):
         number = numbers.get(names.get(annotation['category_id']))
-        if annotation['image_id'] not in known or number is None or position in checked.bad_boxes:
+        if annotation['image_id'] not in known or number is None or position in checked.left_out:
             continue
         width, height = annotation['bbox'][2:]
         annotations.append({'iscrowd': 0, 'area': width * height, **annotation,
                             'id': len(annotations) + 1, 'category_id': number})
+        if checked.evaluated and isinstance(annotation.get('segmentation'), list):
+            annotations[-1]['segmentation'] = outlines(annotation['segmentation'])  # by the first, pycocotools judges all
     categories = [dict(id=number, name=name) for name, number in numbers.items()]
     return dict(images=kept, annotations=annotations, categories=categories)

@@ -6,7 +6,6 @@ Roboflow's (`train/_annotations.coco.json` beside the images, `valid/`), CVAT's 
 """
 
 import fnmatch
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from ralamala_mm.errors import UserError
 
-from ..diagnosis import structure_problem
+from ..diagnosis import read_coco
+from ..names import find_file
 from .splits import split_of
 
 _PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
@@ -39,11 +39,8 @@ class CocoSplit:
         Raises:
             UserError: it is not JSON of COCO's form.
         """
-        try:
-            content = json.loads(self.ann_file.read_bytes() or b'""')
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            content = None
-        if problem := structure_problem(self.ann_file, content):
+        content, problem = read_coco(self.ann_file)
+        if problem:
             raise UserError(f'annotation file {self.ann_file} {problem}')
         return content
 
@@ -56,7 +53,7 @@ class CocoSplit:
         """
         images = self.content['images']
         names = [image['file_name'] for image in images[::max(1, len(images) // _PROBE)]]
-        found = {folder: sum(os.path.exists(os.path.join(folder, name)) for name in names) for folder in self._candidates()}
+        found = {folder: sum(bool(find_file(os.path.join(folder, name))) for name in names) for folder in self._candidates()}
         best = max(found, key=found.__getitem__)
         if not found[best]:
             raise UserError(f'none of the images that {self.ann_file} names is there, such as {names[0]}; looked in '

@@ -7,18 +7,24 @@ from pathlib import Path
 
 from PIL import Image
 
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are quarter turns
+from ..decoding import ORIENTATION
 
 
 def image_size(path: Path | str) -> tuple[int, int] | None:
-    """Width and height as OpenCV reads the image, turned as its EXIF data say; None if it cannot be read."""
+    """Width and height of an image as it is seen, turned as its EXIF data say; None if it cannot be read."""
+    sizes = image_sizes(path)
+    return sizes and sizes[0]
+
+
+def image_sizes(path: Path | str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Width and height of an image as it is seen and as it is stored; None if it cannot be read."""
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            lies_on_its_side = picture.getexif().get(_ORIENTATION, 1) >= 5
-    except OSError:
+            lies_on_its_side = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # decoders of broken files raise whatever they come upon; the file is told with its name when it is read
         return None
-    return (height, width) if lies_on_its_side else (width, height)
+    return ((height, width) if lies_on_its_side else (width, height)), (width, height)
 
 
 def write_in_one_move(path: Path, write: Callable[[Path], object]) -> Path:

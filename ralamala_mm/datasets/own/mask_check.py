@@ -44,6 +44,7 @@ class CheckedMasks:
     missing: list[str] = field(default_factory=list)  # stems of images without a mask
     absent: list[str] = field(default_factory=list)  # stems that a list names, without an image
     unpaired: list[str] = field(default_factory=list)  # masks without an image
+    renamed: list[str] = field(default_factory=list)  # stems whose files are called a little otherwise
 
     def stems(self, is_such: Callable[[Mask], bool]) -> list[str]:
         return [stem for stem, mask in self.masks.items() if is_such(mask)]
@@ -64,7 +65,7 @@ def read_mask(path: Path, image: Path) -> Mask:
         with Image.open(path) as picture:
             size, mode = picture.size, picture.mode
             values = np.asarray(picture.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else picture)
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # decoders of broken files raise whatever they come upon
         return Mask('broken', (0, 0), pictured, {})
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
@@ -96,8 +97,9 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     stems = sorted(set(stems) - set(checked.absent))
     present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
     checked.missing = sorted(set(stems) - set(present))
+    checked.renamed = [stem for stem in present if split.is_renamed(stem)]
     if split.stems is None:
-        paired = {stem + split.mask_suffix for stem in stems}
+        paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(name for name in listed - paired if is_image(name))
     started = told = time.monotonic()
     neighbours = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))  # processes of this node that do the same

@@ -7,6 +7,7 @@ CVAT exports (`JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/train.t
 
 import collections
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ralamala_mm.errors import UserError
 
+from ..names import find_file
 from .splits import is_image, split_of
 
 _IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
@@ -47,11 +49,12 @@ class MaskSplit:
         Raises:
             UserError: no mask bears the name of an image.
         """
-        masks = sorted(_images(self.mask_dir))
+        masks = sorted(unicodedata.normalize('NFC', name) for name in _images(self.mask_dir))
         if not self.all_stems:
             raise UserError(f'{self.image_dir} has no images for {self.name}')
         suffixes = collections.Counter()
         for stem in self.all_stems[::max(1, len(self.all_stems) // 50)]:
+            stem = unicodedata.normalize('NFC', stem.replace('\\', os.sep))
             suffixes.update(name.removeprefix(stem) for name in masks if name.startswith(stem)
                             and not name.removeprefix(stem)[0].isalnum())
         if not suffixes:
@@ -68,10 +71,15 @@ class MaskSplit:
         return sorted(name.removesuffix(suffix) for name in _images(self.image_dir) if name.endswith(suffix))
 
     def image(self, stem: str) -> Path:
-        return self.image_dir / (stem + self.image_suffix)
+        return _meant(self.image_dir / (stem + self.image_suffix))
 
     def mask(self, stem: str) -> Path:
-        return self.mask_dir / (stem + self.mask_suffix)
+        return _meant(self.mask_dir / (stem + self.mask_suffix))
+
+    def is_renamed(self, stem: str) -> bool:
+        """Whether the image or the mask is called otherwise than in the list, or than one another."""
+        return (self.image(stem) != self.image_dir / (stem + self.image_suffix)
+                or self.mask(stem) != self.mask_dir / (stem + self.mask_suffix))
 
     def only(self, name: str, stems: Sequence[str]) -> 'MaskSplit':
         """A part of it."""
@@ -82,6 +90,10 @@ def _images(folder: Path) -> list[str]:
     """Names of the images in a folder and the folders within it, relative to it."""
     return [os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder)
             for name in names if is_image(name)]
+
+
+def _meant(path: Path) -> Path:
+    return Path(find_file(str(path)) or path)
 
 
 def _commonest(values) -> str:

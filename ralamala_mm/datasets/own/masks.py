@@ -87,6 +87,9 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
     strays = sorted(set(split.other_suffixes) - set(others))
     found = [
         (MENDED, masks.absent, 'images that a list names, without a file', 'left out'),
+        (MENDED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
+         'the files were found'),
+        (ERROR, [ascii(stem) for stem in stems if not _is_text(stem)], 'file names that are no text in UTF-8', 'rename them'),
         (MENDED, masks.missing, 'images without a mask', 'left out'),
         (NOTE, masks.unpaired, 'masks without an image', 'not used'),
         (NOTE, strays, f'images without a mask that do not end in {split.image_suffix}', 'not used'),
@@ -99,6 +102,11 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         (ERROR, masks.stems(lambda mask: mask.kind == 'deep'), f'masks with values above {IGNORED}', ''),
     ]
     return [problem(level, split.name, what, entries, consequence) for level, entries, what, consequence in found if entries]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a list in UTF-8, one name a line, can hold it."""
+    return not any('\ud800' <= letter <= '\udfff' or letter in '\r\n' for letter in name)
 
 
 def _summary(masks: CheckedMasks, root: Path) -> str:

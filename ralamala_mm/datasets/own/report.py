@@ -52,6 +52,9 @@ class Report:
         return [problem for problem in self.problems if problem.level == ERROR]
 
     def __str__(self) -> str:
+        return '\n'.join(self._lines()).encode('utf-8', 'backslashreplace').decode()  # names may be no text
+
+    def _lines(self) -> list[str]:
         lines = [f'Data in {self.root}: {self.layout}']
         lines += [f'  {name:<6} {text}' for name, text in self.splits]
         named = [f'{name} {amount}' for name, amount in self.classes[:_SHOWN_CLASSES]]
@@ -60,10 +63,10 @@ class Report:
         if named:
             lines += _wrap(f'  {len(self.classes)} classes: ', named)
         if not self.problems:
-            return '\n'.join([*lines, '  no problems found'])
+            return [*lines, '  no problems found']
         for level in _ORDER:
             lines += [f'  {level:<6} {problem.split}: {problem.text}' for problem in self.problems if problem.level == level]
-        return '\n'.join(lines)
+        return lines
 
 
 def _wrap(start: str, items: Sequence[str], width: int = 120) -> list[str]:

@@ -169,7 +169,7 @@ def test_defects_that_stop(defect: Callable, message: str, config: Callable, coc
     (lambda c: c['annotations'][0].update(category_id=77), 'annotations of a category that is not listed: 1 (annotation 1)'),
     (lambda c: c['categories'].append(dict(id=5, name='hexagon')), 'classes without an instance: 1 (hexagon)'),
     (lambda c: c['images'].append(dict(c['images'][0], id=77)), 'images listed twice: 1 (00000.png)'),
-    (lambda c: c['images'][0].update(file_name='small.png', width=31, height=40), 'images smaller than 32 pixels: 1 (small.png)'),
+    (lambda c: c['images'].append(dict(id=77, file_name='small.png', width=31, height=40)), 'images smaller than 32 pixels: 1 (small.png)'),
 ])
 def test_what_is_only_noted(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     Image.new('RGB', (31, 40)).save(coco / 'train/small.png')
@@ -179,14 +179,18 @@ def test_what_is_only_noted(defect: Callable, message: str, config: Callable, co
     assert f'note   train: {message}' in capsys.readouterr().out
 
 
-def test_turned_photographs(config: Callable, coco: Path):
+def test_turned_photographs(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     """Cameras store a picture on its side and say so; OpenCV and labelling tools turn it."""
     picture = Image.open(coco / 'train/00000.png').crop((0, 0, 128, 96))
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(coco / 'train/00000.png', exif=exif)
     plant(coco, lambda c: c['images'][0].update(width=96, height=128))
-    use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
+    use_data(config('retinanet_ravlt_t'), str(coco), ('train',))
+    assert 'no problems found' in capsys.readouterr().out
+    plant(coco, lambda c: c['images'][0].update(width=128, height=96))  # as it is stored
+    use_data(config('retinanet_ravlt_t'), str(coco), ('train',))
+    assert 'images annotated as they are stored, on their side, of 12 looked at: 1 (00000.png)' in capsys.readouterr().out
 
 
 def test_boxes_suffice_for_a_model_without_masks(config: Callable, coco: Path):
