@@ -1,15 +1,20 @@
 """Starts train.py or test.py once per GPU of this node with torchrun; dist_train.sh and dist_test.sh call it.
 
 NNODES, NODE_RANK, MASTER_ADDR and PORT describe a run over several nodes; on one node a free port is taken.
+With --max-restarts among the arguments of train.py the processes are started again when one or a whole node fails, from
+the newest checkpoint; a node that comes back joins in, for which the others wait JOIN_TIMEOUT seconds.
 """
 
 import argparse
 import os
 import sys
+import uuid
 from pathlib import Path
 
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
 
 TOOLS = Path(__file__).resolve().parent
 # Set before anything of ours is imported: the processes and this one must find the package next to tools/.
@@ -17,24 +22,99 @@ sys.path.insert(0, str(TOOLS.parent))
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get('PYTHONPATH')]))
 
 from ralamala_mm.engine import check_process_count, run  # noqa: E402
+from ralamala_mm.engine.elastic import run_elastic  # noqa: E402
+from ralamala_mm.engine.network import local_address  # noqa: E402
+from ralamala_mm.errors import UserError  # noqa: E402
+
+LATECOMERS = 300  # seconds for which a node tries to reach node 0 at the start
 
 
-def rendezvous() -> list[str]:
+def number(name: str, default: int, least: int = 0) -> int:
+    """An environment variable that counts something."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f'{name}={text} is not a whole number of at least {least}')
+    return int(text)
+
+
+def rendezvous(nodes: int, node_rank: int, restarts: int) -> list[str]:
     """torchrun's options for where the processes of all nodes meet."""
-    if os.environ.get('NNODES', '1') == '1' and 'PORT' not in os.environ:
-        return ['--standalone']
-    return ['--nnodes', os.environ.get('NNODES', '1'), '--node-rank', os.environ.get('NODE_RANK', '0'),
-            '--master-addr', os.environ.get('MASTER_ADDR', '127.0.0.1'), '--master-port', os.environ.get('PORT', '29500')]
+    port = number('PORT', 0 if nodes == 1 else 29500)
+    if nodes == 1:
+        return ['--rdzv-backend', 'c10d', '--rdzv-endpoint', f'127.0.0.1:{port}', '--rdzv-conf', 'is_host=1',
+                '--rdzv-id', str(uuid.uuid4()), '--local-addr', '127.0.0.1']
+    master = os.environ.get('MASTER_ADDR')
+    if not master:
+        raise UserError(f'NNODES={nodes} needs MASTER_ADDR, the name or IP address of the node with NODE_RANK 0')
+    if node_rank >= nodes:
+        raise UserError(f'NODE_RANK={node_rank} does not go with NNODES={nodes}: the nodes are numbered from 0 to {nodes - 1}')
+    # What the other nodes reach this one by. Node 0 may know its own name as a loopback address.
+    address = local_address(master)
+    if not restarts:
+        # Each node keeps its number, and nothing but node 0's port is needed; torchrun cannot take a lost node back then.
+        return ['--nnodes', str(nodes), '--node-rank', str(node_rank), '--master-addr', master, '--master-port', str(port)]
+    join = number('JOIN_TIMEOUT', 1800, least=1)
+    settings = f'is_host={int(node_rank == 0)},join_timeout={join},read_timeout={min(join, LATECOMERS)}'
+    return ['--nnodes', str(nodes), '--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{master}:{port}', '--rdzv-conf', settings,
+            '--rdzv-id', f'port-{port}', '--local-addr', master if node_rank == 0 else address]
+
+
+def take_restarts(script: str, arguments: list[str]) -> tuple[int, list[str]]:
+    """`--max-restarts` out of the arguments of train.py, which resumes by itself then.
+
+    Raises:
+        UserError: it does not go with the script or the other arguments.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--max-restarts', type=int, default=0)
+    options, rest = parser.parse_known_args(arguments)
+    if options.max_restarts < 0:
+        raise UserError(f'--max-restarts must be 0 or more, not {options.max_restarts}')
+    if not options.max_restarts:
+        return 0, rest
+    if script != 'train.py':
+        raise UserError('--max-restarts is for training: an evaluation has nothing to go on from')
+    for i, word in enumerate(rest):
+        name, given, _ = word.partition('=')
+        if len(name) > 2 and '--resume'.startswith(name):
+            if given or (rest[i + 1:] and not rest[i + 1].startswith('-')):
+                raise UserError('--max-restarts goes on from the newest checkpoint of the work directory, and each restart '
+                                'would go back to --resume PATH: give --resume alone, or leave --max-restarts out')
+            return options.max_restarts, rest
+    # Also at the first start: a node that comes back cannot know that the others have begun.
+    return options.max_restarts, [*rest, '--resume']
+
+
+def explain(error: Exception, nodes: int) -> UserError:
+    """Why the nodes did not find each other."""
+    port = os.environ.get('PORT') or '29500'
+    where = f'{os.environ.get("MASTER_ADDR", "127.0.0.1")}:{port}'
+    if 'EADDRINUSE' in f'{error}{error.__cause__}':
+        return UserError(f'port {port} of this node is in use, perhaps by another training: set PORT to another one'
+                         f'{", the same on all nodes" if nodes > 1 else ""}')
+    if isinstance(error, RendezvousTimeoutError):
+        return UserError(f'not all of the {nodes} nodes came to {where} in time: start the same command on each, with its '
+                         'own NODE_RANK; JOIN_TIMEOUT sets the seconds')
+    if isinstance(error, RendezvousClosedError):
+        return UserError(f'the run that is met at {where} has ended: start all nodes again')
+    return UserError(f'the connection to node 0 at {where} failed: see that it runs, with the same NNODES and PORT, and that '
+                     'no firewall is between')
 
 
 def main(args: argparse.Namespace) -> None:
     check_process_count(args.gpus)
+    nodes, node_rank = number('NNODES', 1, least=1), number('NODE_RANK', 0)
+    restarts, arguments = take_restarts(args.script, args.arguments)
+    options = [*rendezvous(nodes, node_rank, restarts), '--nproc-per-node', str(args.gpus), '--max-restarts', str(restarts)]
+    script = [str(TOOLS / args.script), *arguments, '--launcher', 'pytorch']
+    config, program, words = torchrun.config_from_args(torchrun.get_args_parser().parse_args([*options, *script]))
     try:
-        torchrun.main([*rendezvous(), '--nproc-per-node', str(args.gpus), str(TOOLS / args.script), *args.arguments,
-                       '--launcher', 'pytorch'])
-    except ChildFailedError as error:
-        # The process that failed has said why; torchrun's own frames would only push it off the screen.
-        sys.exit(next(iter(error.failures.values())).exitcode or 1)
+        code = run_elastic(config, [program, *words])
+    except SignalException as error:  # SIGINT: the terminal's Ctrl-C
+        sys.exit(128 + error.sigval)
+    except (RendezvousError, DistNetworkError, DistStoreError) as error:
+        raise explain(error, nodes) from error
+    sys.exit(code)
 
 
 if __name__ == '__main__':

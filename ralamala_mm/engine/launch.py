@@ -1,7 +1,10 @@
 """Processes and devices: one process, several GPUs, or several CPU processes over gloo."""
 
 import os
+import shutil
 import subprocess
+import zlib
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
@@ -10,12 +13,15 @@ from torch import distributed
 
 from ralamala_mm.errors import UserError
 
+from .network import interface_of, local_address
+
 # Where each launcher says which process this is: rank, number of processes, rank on this node.
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+_STARTERS = {'pytorch': 'tools/dist_train.sh or torchrun', 'slurm': 'tools/slurm_train.sh or srun', 'mpi': 'mpirun'}
 
 
 def check_process_count(processes: int) -> None:
@@ -38,6 +44,8 @@ def check_process_count(processes: int) -> None:
 def start_processes(config: Config) -> None:
     """Joins the process group when there is no GPU, which MMEngine's own way needs; leaves the rest to MMEngine.
 
+    `env_cfg.dist_cfg.timeout` in the config, in seconds, limits how long a process waits for one that has vanished.
+
     Raises:
         UserError: the launcher's environment is missing, or there are more processes than the node can run.
     """
@@ -48,25 +56,70 @@ def start_processes(config: Config) -> None:
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise UserError(f'--launcher {launcher} was given, but {missing[0]} is not set: start it through '
-                        f'{"tools/dist_train.sh or torchrun" if launcher == "pytorch" else launcher}')
+                        f'{_STARTERS[launcher]}')
     rank, world_size, local_rank = (int(os.environ[name]) for name in names)
     check_process_count(local_rank + 1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_node(launcher, world_size)
+    os.environ.setdefault('MASTER_PORT', str(_job_port()))
+    _choose_interface(os.environ['MASTER_ADDR'])
     if torch.cuda.is_available():
         return
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
-    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        hosts = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], capture_output=True,
-                               text=True, check=True).stdout.split()
-        os.environ['MASTER_ADDR'] = hosts[0]
-    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
-    os.environ.setdefault('MASTER_PORT', '29500')
-    distributed.init_process_group('gloo', rank=rank, world_size=world_size)
+    seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    distributed.init_process_group('gloo', rank=rank, world_size=world_size,
+                                   timeout=None if seconds is None else timedelta(seconds=seconds))
     # MMEngine would hand DDP a GPU index.
     config.setdefault('model_wrapper_cfg',
                       dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
                            find_unused_parameters=config.get('find_unused_parameters', False)))
     if rank == 0:
         print_log(f'WARNING: no GPU is visible; {world_size} processes train on the CPU over gloo.')
+
+
+def _first_node(launcher: str, world_size: int) -> str:
+    """The node of rank 0, where the processes meet.
+
+    Raises:
+        UserError: nothing tells it.
+    """
+    if launcher == 'pytorch':
+        return '127.0.0.1'
+    if launcher == 'mpi':
+        if os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == str(world_size):
+            return '127.0.0.1'
+        raise UserError('--launcher mpi over several nodes needs MASTER_ADDR, the name of the first one: '
+                        'mpirun -x MASTER_ADDR=…')
+    nodes = os.environ.get('SLURM_STEP_NODELIST') or os.environ.get('SLURM_NODELIST', '')
+    if not nodes:
+        raise UserError('--launcher slurm was given, but SLURM_NODELIST is not set: start it through '
+                        f'{_STARTERS["slurm"]}, or set MASTER_ADDR to the name of the first node')
+    if '[' not in nodes:
+        return nodes.split(',')[0]
+    if not shutil.which('scontrol'):
+        raise UserError(f'SLURM_NODELIST={nodes} cannot be read without scontrol, which is not on this node: set '
+                        'MASTER_ADDR to the name of the first node')
+    result = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=False)
+    if result.returncode or not result.stdout.strip():
+        raise UserError(f'scontrol cannot read SLURM_NODELIST={nodes} ({result.stderr.strip()}): set MASTER_ADDR to the '
+                        'name of the first node')
+    return result.stdout.split()[0]
+
+
+def _job_port() -> int:
+    """A port that all processes of a job derive alike, and that differs between the jobs that may share a node."""
+    names = ('SLURM_JOB_ID', 'SLURM_STEP_ID', 'PMIX_NAMESPACE')
+    job = '.'.join(os.environ[name] for name in names if name in os.environ)
+    return 10000 + zlib.crc32(job.encode()) % 20000 if job else 29500  # below the ports that Linux hands out by itself
+
+
+def _choose_interface(master: str) -> None:
+    """Makes gloo use the network that leads to the first node; it would take whatever this node's own name stands for."""
+    interface = interface_of(local_address(master))
+    # A first node that knows its own name as a loopback address cannot be reached there by the others.
+    alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ['WORLD_SIZE']
+    if interface and (alone or interface != 'lo'):
+        os.environ.setdefault('GLOO_SOCKET_IFNAME', interface)
 
 
 def launched_rank() -> int:
