@@ -10,10 +10,10 @@ from .classes import config_classes
 from .walking import datasets_of, transforms_of
 
 LIST_FILE = 'skipped_images.txt'
-_IMAGES = 'ralamala_mm.datasets.LoadCheckedImage'
+IMAGES = 'ralamala_mm.datasets.LoadCheckedImage'
 _MASKS = 'ralamala_mm.datasets.mask_loading.LoadCheckedMask'
 _INSTANCES = 'ralamala_mm.datasets.instance_loading.LoadCheckedInstances'
-CHECKED = (_IMAGES, _MASKS, _INSTANCES)
+CHECKED = (IMAGES, _MASKS, _INSTANCES)
 
 
 def use_checked_loading(config: Config) -> None:
@@ -23,7 +23,7 @@ def use_checked_loading(config: Config) -> None:
         for transform in transforms_of(dataset):
             scope, _, name = str(transform.get('type')).rpartition('.')
             if name == 'LoadImageFromFile' and scope in ('', 'mmcv', 'mmdet', 'mmseg'):
-                transform['type'] = _IMAGES
+                transform['type'] = IMAGES
             elif name == 'LoadAnnotations' and scope in ('', config.get('default_scope')) and annotations:
                 transform['type'] = annotations
             if transform.get('type') == _MASKS:

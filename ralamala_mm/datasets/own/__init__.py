@@ -16,7 +16,7 @@ from .mask_files import find_masks
 from .masks import use_mask_folder
 from .report import Report
 
-__all__ = ['Report', 'use_data']
+__all__ = ['Report', 'look_at_data', 'use_data']
 
 # The settings of a data set that say which data it reads.
 _WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
@@ -44,6 +44,17 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
     Raises:
         UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
     """
+    report = look_at_data(config, root, modes, show, weights_classes)
+    if report and report.errors:
+        count = len(report.errors)
+        raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
+                        'ERROR in the report above')
+    return report
+
+
+def look_at_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
+                 weights_classes: Sequence[str] | None = None) -> Report | None:
+    """`use_data` that leaves it to the caller what comes of a report with errors, with which the config stays as it is."""
     folder = Path(root)
     modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
     datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
@@ -62,11 +73,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
         return None
     if show:
         print(report, flush=True)
-    if report.errors:
-        count = len(report.errors)
-        raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
-                        'ERROR in the report above')
-    if 'val' in modes and 'test' not in modes:
+    if not report.errors and 'val' in modes and 'test' not in modes:
         _test_as_validated(config)
     return report
 

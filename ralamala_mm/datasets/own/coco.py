@@ -44,7 +44,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if training and training not in looked_at and not weights_classes and any(
             category_names(split.content) != list(known) for split in looked_at):
         looked_at.insert(0, training)  # whose classes are the model's, in its order
-    checked = {split.name: check_split(split, _wants_masks(config), split is not training, _smallest(config))
+    checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config))
                for split in looked_at}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
@@ -74,11 +74,12 @@ def _choose(splits: dict[str, CocoSplit], modes: Sequence[str], report: Report) 
     return chosen
 
 
-def _wants_masks(config: Config) -> bool:
+def wants_masks(config: Config) -> bool:
+    """Whether the config's model learns masks."""
     return bool(config.model.get('roi_head', {}).get('mask_head') or config.model.get('mask_head'))
 
 
-def _smallest(config: Config) -> int:
+def smallest_trained(config: Config) -> int:
     """The shorter side below which the config's training data set leaves an image out."""
     return next(((dataset.get('filter_cfg') or {}).get('min_size', 0) for _, dataset in datasets_of(config, ['train'])), 0)
 

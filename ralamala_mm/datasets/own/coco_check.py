@@ -38,10 +38,10 @@ class CheckedSplit:
     left_out: set = field(default_factory=set)  # positions in `annotations`
     needs_copy: bool = False
 
-    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '') -> bool:
+    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', needed: bool = False) -> bool:
         """Notes a problem if it has any entries; returns whether."""
         if entries:
-            self.problems.append(problem(level, self.split.name, what, entries, consequence))
+            self.problems.append(problem(level, self.split.name, what, entries, consequence, needed))
         return bool(entries)
 
 
@@ -53,7 +53,7 @@ def category_names(content: dict) -> list[str]:
             if category['id'] != 0 or category['id'] in used or category['name'] not in parents]
 
 
-def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int) -> CheckedSplit:
+def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True) -> CheckedSplit:
     """Looks at one split.
 
     Args:
@@ -61,9 +61,12 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
         wants_masks: whether the config's model learns masks.
         evaluated: whether metrics are computed on it.
         smallest: pixels; training leaves out images with a shorter side.
+        opens_images: compare some images' sizes with the annotations.
     """
     checked = CheckedSplit(split, evaluated)
     _check_images(checked, smallest)
+    if opens_images:
+        _check_sizes(checked)
     _check_categories(checked)
     _check_annotations(checked, wants_masks)
     _check_boxes(checked)
@@ -87,6 +90,10 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     if not checked.evaluated:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
         checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
+
+
+def _check_sizes(checked: CheckedSplit) -> None:
+    images, present = checked.split.content['images'], _present(checked.split)
     compared = [image for image in images if image['file_name'] in present][::1 + len(images) // _COMPARED]
     others, stored = _other_sizes(checked.split, compared, present)
     checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} looked at', others)
@@ -115,13 +122,14 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
         return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if is_such(a)]
 
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew')
+    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew', True)
     unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled, 'filled in from the box')
+    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled, 'filled in from the box', True)
     with checked.split.ann_file.open('rb') as file:
         start = file.read(4)
-    # As Windows tools write, and pycocotools cannot read: UTF-8 with a mark, or UTF-16.
-    checked.needs_copy |= start.startswith(codecs.BOM_UTF8) or b'\0' in start
+    # As Windows tools write, and pycocotools cannot read.
+    marked = [checked.split.ann_file.name] if start.startswith(codecs.BOM_UTF8) or b'\0' in start else []
+    checked.needs_copy |= checked.tell(MENDED, 'text with a byte order mark, or in UTF-16', marked, 'written anew', True)
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
     if wants_masks:

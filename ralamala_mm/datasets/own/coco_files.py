@@ -31,6 +31,7 @@ class CocoSplit:
     name: str
     ann_file: Path
     root: Path
+    named_image_dir: Path | None = None  # by a config; else it is looked for
 
     @cached_property
     def content(self) -> dict:
@@ -51,6 +52,8 @@ class CocoSplit:
         Raises:
             UserError: no folder has any of the images.
         """
+        if self.named_image_dir:
+            return self.named_image_dir
         images = self.content['images']
         names = [image['file_name'] for image in images[::max(1, len(images) // _PROBE)]]
         found = {folder: sum(bool(find_file(os.path.join(folder, name))) for name in names) for folder in self._candidates()}

@@ -10,11 +10,12 @@ _SHOWN_CLASSES = 24
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of defect in one split."""
+    """One kind of defect in one split; `needed` says that the libraries would stop at it, were it not mended."""
 
     level: str
     split: str
     text: str
+    needed: bool = False
 
 
 def some(items: Iterable[object], count: int = 3) -> str:
@@ -24,9 +25,10 @@ def some(items: Iterable[object], count: int = 3) -> str:
     return ', '.join(items[:count]) + (f' and {more} more' if more > 0 else '')
 
 
-def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '') -> Problem:
+def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', needed: bool = False) -> Problem:
     """'images without a file: 2 (a.jpg, b.jpg); they are left out'."""
-    return Problem(level, split, f'{what}: {len(entries)} ({some(entries)})' + (f'; {consequence}' if consequence else ''))
+    text = f'{what}: {len(entries)} ({some(entries)})'
+    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), needed)
 
 
 @dataclass

@@ -1,0 +1,47 @@
+"""Looks at a config's data before one trains: python tools/check_data.py configs/maskrcnn_ravlt_s.py --data my_images"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from ralamala_mm.datasets import check_paths, use_checked_loading
+from ralamala_mm.datasets.checking import check_config_data
+from ralamala_mm.datasets.own import look_at_data
+from ralamala_mm.datasets.scanning import check_worker_count
+from ralamala_mm.datasets.walking import MODES
+from ralamala_mm.engine import prepare_config, run
+from ralamala_mm.errors import UserError
+
+
+def main(args: argparse.Namespace) -> None:
+    check_worker_count(args.workers)
+    config = prepare_config(args)
+    own = look_at_data(config, args.data, args.splits) if args.data else None
+    if own is None or not own.errors:
+        check_paths(config, args.splits)
+    use_checked_loading(config)
+    report = check_config_data(config, args.splits, args.workers, own)
+    out = Path(args.out or Path(config.work_dir, 'data_report.json'))
+    report.write(out)
+    print(report, flush=True)
+    if report.faults:
+        count = report.bad_files
+        where = args.data or config.get('data_root') or args.config
+        raise UserError(f'{count} file{"s" if count > 1 else ""} of {where} cannot be used, see {out}')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description='Look at every image, annotation and mask that a config would read.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
+    parser.add_argument('--splits', nargs='+', choices=MODES, default=MODES, help='all by default')
+    parser.add_argument('--workers', type=int, metavar='N', default=len(os.sched_getaffinity(0)),
+                        help='processes; one per core by default')
+    parser.add_argument('--work-dir', help='where the report and mended annotations go; work_dirs/CONFIG by default')
+    parser.add_argument('--out', metavar='FILE', help='the report as JSON; WORK_DIR/data_report.json by default')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as for train.py')
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    parser.set_defaults(launcher='none')
+    run(parser, main)
