@@ -2,13 +2,13 @@
 
 import argparse
 
-from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
 from ralamala_mm.engine import (
     add_amp_options,
     build_runner,
+    claim_work_dir,
     drop_validation,
     launched_rank,
-    nothing_to_resume,
     prepare_config,
     run,
     runner_parser,
@@ -26,19 +26,23 @@ def main(args: argparse.Namespace) -> None:
         use_amp(config, args.amp)
     if args.auto_scale_lr:
         use_auto_scale_lr(config)
-    use_resume(config, args.resume)
     if args.no_validate:
         drop_validation(config)
     first = launched_rank() == 0
+    claim = claim_work_dir(config.work_dir) if first else None
+    resumed = use_resume(config, args.resume)
     report = use_data(config, args.data, ['train', 'val'], show=first) if args.data else None
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
-    notes = [settle_pretrained(config), nothing_to_resume(config)]
+    use_skipping(config, args.skip_bad_images, starts_list=first)
+    notes = [*resumed, settle_pretrained(config)]
     start_processes(config)
     runner = build_runner(config)
     for note in filter(None, [report, *notes]):  # after MMEngine's many lines, and in the log file
         runner.logger.info(str(note))
     runner.train()
+    if claim:
+        claim.close()
 
 
 if __name__ == '__main__':
@@ -48,4 +52,6 @@ if __name__ == '__main__':
     parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
                         help='go on from PATH, or from the newest checkpoint in the work directory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    parser.add_argument('--skip-bad-images', type=int, metavar='N',
+                        help='leave out up to N images that cannot be used, listed in WORK_DIR/skipped_images.txt')
     run(parser, main)

@@ -7,7 +7,7 @@ if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is No
                       '`pip install --no-build-isolation -r requirements/mm.txt`')
 
 from .cli import add_amp_options, run, runner_parser
-from .config import drop_validation, load_config, nothing_to_resume, prepare_config, use_amp, use_auto_scale_lr, use_resume
+from .config import drop_validation, load_config, prepare_config, use_amp, use_auto_scale_lr
 from .evaluation import (
     check_output,
     use_detection_output,
@@ -18,11 +18,13 @@ from .evaluation import (
 from .launch import check_process_count, launched_rank, start_processes
 from .model import build_model
 from .pretrained import settle_pretrained
+from .resuming import use_resume
 from .runner import DependableRunner, build_runner
+from .work_dir import claim_work_dir
 
 __all__ = [
-    'DependableRunner', 'add_amp_options', 'build_model', 'build_runner', 'check_output', 'check_process_count',
-    'drop_validation', 'launched_rank', 'load_config', 'nothing_to_resume', 'prepare_config', 'run', 'runner_parser',
+    'DependableRunner', 'add_amp_options', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'claim_work_dir',
+    'drop_validation', 'launched_rank', 'load_config', 'prepare_config', 'run', 'runner_parser',
     'settle_pretrained', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_pictures',
     'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
 ]

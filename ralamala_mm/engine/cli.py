@@ -14,7 +14,9 @@ from mmengine.config import DictAction
 
 from ralamala_mm.errors import UserError
 
+from .failures import explain_failure
 from .launch import launched_rank
+from .stopping import TrainingStoppedError
 
 OTHER_RANKS_WAIT = 3  # seconds
 
@@ -75,8 +77,10 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except UserError as error:
         if args.traceback:
             raise
-        tell(error)
-        _exit_at_once(1)
+        stopped_together = isinstance(error, TrainingStoppedError)
+        if not stopped_together or launched_rank() == 0:
+            tell(error)
+        _exit_at_once(error.exit_code if stopped_together else 1)
     except TypeError as error:
         # Only where MMEngine builds a part from its config: "X.__init__() got an unexpected keyword argument 'y'".
         match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
@@ -84,6 +88,12 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if args.traceback or not (match and built):
             raise
         tell(UserError(f"the config gives {match[1]} an unexpected keyword argument '{match[2]}'"))
+        _exit_at_once(1)
+    except (RuntimeError, OSError, MemoryError) as error:
+        sentence = explain_failure(error)
+        if args.traceback or not sentence:
+            raise
+        tell(UserError(sentence))
         _exit_at_once(1)
     except KeyboardInterrupt:
         if launched_rank() == 0:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.runner import find_latest_checkpoint
 from mmengine.utils import is_installed
 
 from ralamala_mm.datasets.walking import MODES
@@ -102,7 +101,7 @@ def use_amp(config: Config, dtype: str) -> None:
 
 
 def use_auto_scale_lr(config: Config) -> None:
-    """Scales the learning rate with the batch, from the batch that the config names.
+    """Scales the learning rate with the batch, accumulated gradients included, from the batch that the config names.
 
     Raises:
         UserError: the config does not name it.
@@ -110,20 +109,10 @@ def use_auto_scale_lr(config: Config) -> None:
     if 'base_batch_size' not in config.get('auto_scale_lr', {}):
         raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=…) in the config')
     config.auto_scale_lr.enable = True
-
-
-def use_resume(config: Config, resume: str | None) -> None:
-    """`--resume` alone goes on from the newest checkpoint in the work directory, `--resume PATH` from that file."""
-    if resume is not None:
-        config.resume = True
-        config.load_from = None if resume == 'auto' else resume
-
-
-def nothing_to_resume(config: Config) -> str | None:
-    """A sentence if `--resume` finds no checkpoint; the training then begins, as jobs that restart themselves expect."""
-    if config.get('resume') and not config.get('load_from') and not find_latest_checkpoint(config.work_dir):
-        return f'--resume: there is no checkpoint in {config.work_dir}; the training starts at its beginning'
-    return None
+    # MMEngine scales by GPUs × images; an update's batch is as many times larger as gradients are accumulated for it.
+    accumulated = config.optim_wrapper.get('accumulative_counts', 1)
+    if accumulated > 1:
+        config.auto_scale_lr.base_batch_size /= accumulated
 
 
 def drop_validation(config: Config) -> None:

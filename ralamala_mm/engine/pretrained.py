@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from ralamala_mm.checkpoints import check_file, fetch
 from ralamala_mm.errors import UserError
@@ -23,7 +22,7 @@ def settle_pretrained(config: Config) -> str | None:
     backbone = config.model.get('backbone') or {}
     if str(backbone.get('type')).split('.')[-1] not in ('RAVLT', 'MALA'):
         return None
-    if config.get('load_from') or (config.get('resume') and find_latest_checkpoint(config.work_dir)):
+    if config.get('load_from'):
         backbone.pretrained = backbone.init_cfg = None
         return None
     if init_cfg := backbone.get('init_cfg'):  # the user's own, which takes the place of the released weights

@@ -1,31 +1,51 @@
-"""MMEngine's Runner where it is not dependable enough: loading weights, data that cannot be used, CPU processes."""
+"""MMEngine's Runner where it is not dependable enough: loading, saving and going on, data that cannot be used, CPU processes."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_family
+from ralamala_mm.checkpoints.whole import training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
+from .loops import ContinuingEpochLoop
+from .non_finite import NonFiniteHook
+from .records import DependableLocalVisBackend
+from .resuming import ValidationHook
+from .sampling import continuing_loader
+from .saving import GRADIENTS, DependableCheckpointHook
 from .schedule import schedule_notes
+from .stopping import Stop, StopHook, TrainingStoppedError, stop_sentence
+from .sync_batch_norm import gather_batch_norms
 
 _RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
+# MMEngine's parts that a config names by themselves or by default, and what takes their place.
+_LOOPS = {'EpochBasedTrainLoop': 'ContinuingEpochLoop', 'IterBasedTrainLoop': 'ContinuingIterLoop', True: 'ContinuingEpochLoop',
+          False: 'ContinuingIterLoop'}
+_NON_FINITE = 10  # iterations in a row with a loss or gradient that is not finite, after which a training stops
 
 
 @RUNNERS.register_module()
 class DependableRunner(MMEngineRunner):
-    """A Runner that reads checkpoints without running code from them and refuses weights that do not fit."""
+    """A Runner that loses nothing of a training, reads checkpoints without running code, and refuses weights that do not fit.
+
+    A training's config may set `non_finite`: see `NonFiniteHook`; 'off' leaves losses and gradients unwatched.
+    """
+
+    stop_reason = Stop.NO
 
     @property
     def iter(self) -> int:
@@ -45,12 +65,79 @@ class DependableRunner(MMEngineRunner):
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         self.cfg.dump(Path(self.log_dir, Path(self.cfg.filename or 'config.py').name))
 
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list[Hook | dict] | None = None) -> None:
+        """Registers the config's hooks, with our checkpoint hook for MMEngine's, and those that a training is watched by."""
+        default_hooks = dict(default_hooks or {})
+        checkpoint = default_hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict) and checkpoint.get('type') == 'CheckpointHook':
+            default_hooks['checkpoint'] = dict(checkpoint, type=DependableCheckpointHook)
+        super().register_hooks(default_hooks, custom_hooks)
+        if self._train_dataloader is None or self.cfg.get('evaluates_only'):
+            return
+        self.register_hook(ValidationHook())
+        policy = self.cfg.get('non_finite', _NON_FINITE)
+        if policy != 'off':
+            self.register_hook(NonFiniteHook(policy))
+        self.register_hook(StopHook())
+
     def build_train_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the training loop; warns when the learning rate's schedule is longer than the training."""
+        if isinstance(loop, dict) and (ours := _LOOPS.get(loop.get('type', loop.get('by_epoch')))):
+            loop = ConfigDict({key: value for key, value in loop.items() if key != 'by_epoch'}, type=ours)
+            if isinstance(self._train_dataloader, dict):
+                done = training_progress(Path(self._load_from))['iter'] if self._resume and ours == 'ContinuingIterLoop' else 0
+                self._train_dataloader = continuing_loader(self._train_dataloader, done)
         loop = super().build_train_loop(loop)
         for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):
             self.logger.warning(note)
         return loop
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Builds the visualiser; what it records to files does not end a training on a full disk."""
+        if isinstance(visualizer, dict):
+            backends = [dict(backend, type=DependableLocalVisBackend) if backend.get('type') == 'LocalVisBackend' else backend
+                        for backend in visualizer.get('vis_backends') or []]
+            visualizer = dict(visualizer, vis_backends=backends)
+        return super().build_visualizer(visualizer)
+
+    def request_stop(self, reason: Stop) -> None:
+        """Asks for the training to end after the iteration at hand, on all processes."""
+        self.stop_reason = max(self.stop_reason, reason)
+
+    def save_interrupted(self, epoch: int, iteration: int) -> None:
+        """Saves a checkpoint to go on from, after so many epochs and iterations."""
+        for hook in self.hooks:
+            if isinstance(hook, DependableCheckpointHook):
+                hook.save_interrupted(self, epoch, iteration)
+
+    def train(self) -> nn.Module:
+        """Trains.
+
+        Raises:
+            TrainingStoppedError: it ended early, or its last checkpoint could not be written.
+        """
+        model = super().train()
+        if self.stop_reason == Stop.NOT_SAVED:
+            raise TrainingStoppedError(stop_sentence(self, self.stop_reason, self.iter), self.stop_reason)
+        return model
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Goes on with a training from a checkpoint, within its epoch and with the gradients that wait for an update.
+
+        Raises:
+            UserError: what the file says of the training does not fit this one.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(f'the training state in {filename} does not fit this training ({type(error).__name__}: {error}): '
+                            f'start from its weights with --cfg-options load_from={filename}, without --resume') from error
+        if isinstance(self.train_loop, ContinuingEpochLoop):
+            self.train_loop.begin_at(*self._batches)
+        parameters = dict(self._unwrapped_model().named_parameters())
+        for name, gradient in self._gradients.items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        self._gradients = {}
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """Builds the logger; `quiet_console = True` in the config leaves the console to a progress display."""
@@ -77,10 +164,10 @@ class DependableRunner(MMEngineRunner):
                             f'--cfg-options load_from={filename}, without --resume')
         # MMEngine would run the config in it as Python, and takes nothing from it that the present config lacks.
         checkpoint['meta'] = {key: value for key, value in checkpoint.get('meta', {}).items() if key != 'config'}
+        self._batches = checkpoint['meta'].get('batches', (0, 0))
+        self._gradients = checkpoint.get(GRADIENTS, {})
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = self._unwrapped_model()
         # train() builds the loop before it loads; until then this is the config of it, in test() too.
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning,
@@ -88,6 +175,12 @@ class DependableRunner(MMEngineRunner):
         self._has_loaded = True
         self.logger.info(str(report))
         return checkpoint
+
+    def _unwrapped_model(self) -> nn.Module:
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        return model
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
@@ -106,11 +199,15 @@ class DependableRunner(MMEngineRunner):
         return loader
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps for distributed training; without a GPU, synchronised batch norms become plain ones first."""
-        if not torch.cuda.is_available():
-            # They have no CPU kernel, and DDP refuses them there.
-            model = revert_sync_batchnorm(model)
-        return super().wrap_model(model_wrapper_cfg, model)
+        """Wraps for distributed training; without a GPU, synchronised batch norms become ones that work on the CPU."""
+        if torch.cuda.is_available() or not self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        # PyTorch's and MMCV's have no CPU kernel, and DDP refuses them there; `sync_bn` would have MMEngine make more of them.
+        sync_bn = self.cfg.pop('sync_bn', None)
+        model = super().wrap_model(model_wrapper_cfg, gather_batch_norms(model, also_plain=sync_bn is not None))
+        if sync_bn is not None:
+            self.cfg.sync_bn = sync_bn
+        return model
 
 
 def build_runner(config: Config) -> MMEngineRunner:

@@ -1,0 +1,70 @@
+"""Whether a checkpoint is whole, and how far the training had come that it is of, without reading all of it into memory."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ralamala_mm.errors import UserError
+
+from .reading import read_checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file that PyTorch wrote, found by the checksums of its parts; None if it is whole.
+
+    Files in PyTorch's format from before 1.6 bear no checksums and count as whole.
+    """
+    try:
+        with path.open('rb') as file:
+            if not file.read(2):
+                return 'it is empty'
+        if not zipfile.is_zipfile(path):
+            with path.open('rb') as file:
+                return None if file.read(1) == b'\x80' else 'it is cut short, or no checkpoint'
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f'it cannot be read ({error})'
+    return f'its part {part} does not match its checksum' if part else None
+
+
+def training_progress(path: Path) -> Mapping | None:
+    """The `meta` of a checkpoint that a training can go on from; None if it is not one.
+
+    Args:
+        path: a local file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    content = read_checkpoint(str(path))
+    meta = content.get('meta')
+    if not content.keys() >= {'meta', 'message_hub', 'optimizer'} or not isinstance(meta, Mapping):
+        return None
+    counts = [meta.get('epoch'), meta.get('iter')]
+    return meta if all(isinstance(count, int) and count >= 0 for count in counts) else None
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in a work directory from which a training can go on, and what is told of others.
+
+    Newest by the time that the checkpoints themselves record, as copying a folder changes the files' times.
+
+    Returns:
+        Its path or None, and a sentence for each file that is passed over.
+    """
+    found, notes = [], []
+    for path in sorted(folder.glob('*.pth')):
+        try:
+            meta = training_progress(path)
+        except UserError as error:
+            notes.append(f'{path} is passed over: {error.sentence}')
+            continue
+        if meta:
+            found.append((str(meta.get('time', '')), meta['iter'], path))
+    for *_, path in sorted(found, reverse=True):
+        problem = damage(path)
+        if not problem:
+            return path, notes
+        notes.append(f'{path} is passed over: {problem}')
+    return None, notes

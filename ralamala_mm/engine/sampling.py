@@ -1,0 +1,151 @@
+"""Data order and random numbers that follow from a place in the training alone, so that it can go on from any place.
+
+Every sample gets a seed from the run's seed and its position in the training, and so does every iteration's forward pass.
+What a sample looks like then depends neither on the data loader's workers nor on how samples are spread over processes.
+"""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import BatchSampler, Dataset, Sampler
+
+_SAMPLE, _FORWARD = 0, 1  # what a seed is for
+
+
+class PlacedIndex(int):
+    """The index of a sample in its data set, with the seed of its place in the training."""
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> 'PlacedIndex':
+        placed = super().__new__(cls, index)
+        placed.seed = seed
+        return placed
+
+    def __reduce__(self) -> tuple:
+        return PlacedIndex, (int(self), self.seed)
+
+
+def _derived_seed(*numbers: int) -> int:
+    """64 bits that differ, and are unrelated, where any of the numbers differs."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _seed_cpu(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_forward(seed: int, iteration: int) -> None:
+    """Seeds the random numbers of one training iteration: dropped paths, sampled boxes; other ones on each process."""
+    derived = _derived_seed(seed, _FORWARD, get_dist_info()[0], iteration)
+    _seed_cpu(derived)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(derived)
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """A data set whose random numbers are seeded for each sample by its place in the training.
+
+    In all else it is the data set within it.
+
+    Args:
+        dataset: the config of that data set.
+    """
+
+    def __init__(self, dataset: dict):
+        self.__dict__['inner'] = DATASETS.build(dataset)
+
+    def __getitem__(self, index: int):
+        if isinstance(index, PlacedIndex):
+            _seed_cpu(index.seed)
+        return self.inner[int(index)]
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str):
+        if name.startswith('__') or 'inner' not in self.__dict__:  # while it is unpickled in a worker
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.inner, name, value)  # hooks of MMDetection set the pipeline
+
+
+@DATA_SAMPLERS.register_module()
+class ContinuingBatchSampler(Sampler):
+    """Batches of another batch sampler, which can begin anywhere, with a seed for each sample.
+
+    Args:
+        sampler: gives the indices of this process.
+        batch_size: samples of this process in a batch.
+        batches: config of the batch sampler, such as MMDetection's `AspectRatioBatchSampler`; plain batches by default.
+        drop_last: leave a last batch out that is not full. Then each epoch has exactly as many batches on every process.
+        begin: batches of the training that are done.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, batches: dict | None = None, drop_last: bool = False, begin: int = 0):
+        self.samples = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        # MMDetection's batch sampler may give fewer batches than it says if it drops the last; here it drops none.
+        default_args = dict(sampler=sampler, batch_size=batch_size, drop_last=False)
+        batches = {key: value for key, value in (batches or dict(type=BatchSampler)).items() if key != 'drop_last'}
+        self.batches = DATA_SAMPLERS.build(batches, default_args=default_args)
+        self.has_epochs = hasattr(sampler, 'epoch')
+        self._epochs_before = begin // len(self) if self.has_epochs else 0
+        self._begin = begin % len(self) if self.has_epochs else begin
+        self.set_epoch(0)
+
+    @property
+    def sampler(self) -> 'ContinuingBatchSampler':
+        """Itself: MMEngine sets the epoch on the sampler of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, counted from the one that this process began with."""
+        if self.has_epochs:
+            self.samples.set_epoch(epoch + self._epochs_before)
+
+    def begin_at(self, batch: int) -> None:
+        """Lets the next pass through the data begin there; the passes after it are whole."""
+        self._begin = batch
+
+    def __len__(self) -> int:
+        return len(self.samples) // self.batch_size if self.drop_last else len(self.batches)
+
+    def __iter__(self) -> Iterator[list[PlacedIndex]]:
+        rank, world_size = get_dist_info()
+        seed = getattr(self.samples, 'seed', None) or 0
+        begin, self._begin = self._begin, 0
+        before = self.samples.epoch * len(self) if self.has_epochs else 0
+        for number, batch in enumerate(self.batches):
+            if self.drop_last and self.has_epochs and number == len(self):
+                return
+            if number >= begin:
+                place = (before + number) * self.batch_size
+                yield [PlacedIndex(index, _derived_seed(seed, _SAMPLE, (place + i) * world_size + rank))
+                       if isinstance(index, int) else index  # MMDetection's video samplers give pairs
+                       for i, index in enumerate(batch)]
+
+
+def continuing_loader(loader: ConfigDict, done: int = 0) -> ConfigDict:
+    """A training data loader's config whose order and random numbers follow from the place in the training.
+
+    Args:
+        loader: the config as MMEngine takes it.
+        done: batches that are trained, for loops that make the data loader's iterator at once.
+    """
+    batches = loader.get('batch_sampler')
+    settings = {key: value for key, value in loader.items() if key not in ('batch_sampler', 'drop_last')}
+    drop_last = loader.get('drop_last', False) or (batches or {}).get('drop_last', False)
+    return ConfigDict(settings, dataset=dict(type='SeededDataset', dataset=loader.dataset),
+                      batch_sampler=dict(type='ContinuingBatchSampler', batches=batches, drop_last=drop_last, begin=done))

@@ -1,0 +1,165 @@
+"""Checkpoints that survive a crash: written whole, then pointed to, and only then are older ones removed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ralamala_mm.files import write_in_one_move
+
+from .stopping import Stop
+
+INTERRUPTED = 'interrupted.pth'  # written on a signal, until the next regular checkpoint takes its place
+POINTER = 'last_checkpoint'
+GRADIENTS = 'accumulated_gradients'
+FEWEST_KEPT = 2
+FAILURES_BEFORE_STOP = 3
+
+
+class DurableBackend(LocalBackend):
+    """The local disk, where a file that is put is there whole or not at all."""
+
+    def __init__(self):
+        super().__init__()
+        self._removed_later: list[str] | None = None
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        """Writes bytes; waits until the disk has them.
+
+        Raises:
+            OSError: the disk is full, or does not take them.
+        """
+        write_in_one_move(filepath, lambda unfinished: unfinished.write_bytes(obj), durable=True)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Removes a file, within `removing_last` at its end."""
+        if self._removed_later is None:
+            super().remove(filepath)
+        else:
+            self._removed_later.append(str(filepath))
+
+    @contextmanager
+    def removing_last(self) -> Iterator[None]:
+        """Puts off what is removed within it until all of it went well."""
+        self._removed_later = removed = []
+        try:
+            yield
+        finally:
+            self._removed_later = None
+        for path in removed:
+            super().remove(path)
+
+
+register_backend('durable', DurableBackend)
+
+
+@HOOKS.register_module()
+class DependableCheckpointHook(CheckpointHook):
+    """MMEngine's `CheckpointHook` in an order that loses nothing: checkpoint, pointer, removal of older ones.
+
+    At least two regular checkpoints are kept. If one cannot be written, training goes on with those there are; it ends when
+    several in a row, or the last one, could not.
+
+    Args:
+        options: those of `CheckpointHook`.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        if self.max_keep_ckpts > 0:
+            self.max_keep_ckpts = max(self.max_keep_ckpts, FEWEST_KEPT)
+        self.saved_iter = -1  # iterations behind the newest checkpoint
+        self.failures = 0  # in a row
+
+    def before_train(self, runner: Runner) -> None:
+        if '://' not in str(self.out_dir or runner.work_dir) and not (self.backend_args or self.file_client_args):
+            self.backend_args = dict(backend='durable')
+        super().before_train(runner)
+
+    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> None:
+        """Saves a training that is to go on from here, unless its newest checkpoint is of this iteration.
+
+        Args:
+            runner: the training.
+            epoch: epochs that are complete.
+            iteration: iterations that are complete.
+        """
+        if self.saved_iter != iteration:
+            self._save(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds how much of the epoch is done, and gradients that still wait for an update."""
+        meta = checkpoint['meta']
+        loader = runner.train_dataloader
+        begun = meta['iter'] > 0 and meta['epoch'] == runner.epoch and loader is not None
+        meta['batches'] = (getattr(runner.train_loop, 'batches_done', 0) if begun else 0, len(loader))
+        if not runner.optim_wrapper.should_update():
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            checkpoint[GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in model.named_parameters()
+                                     if parameter.grad is not None}
+
+    def after_train(self, runner: Runner) -> None:
+        if self.failures:
+            runner.request_stop(Stop.NOT_SAVED)
+        super().after_train(runner)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """What `CheckpointHook` calls for each regular checkpoint, in another order."""
+        others = [other for other in runner.message_hub.runtime_info.get('keep_ckpt_ids', []) if other != step]
+        kept = [*others, step] if self.max_keep_ckpts > 0 else []
+        # With those that are about to be removed: a training that is killed before that removes them when it goes on.
+        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        if not self._save(runner, self.filename_tmpl.format(step), meta):
+            runner.message_hub.update_info('keep_ckpt_ids', others)
+            return
+        outdated, kept = (kept[:-self.max_keep_ckpts], kept[-self.max_keep_ckpts:]) if kept else ([], [])
+        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        if is_main_process():
+            for name in [*map(self.filename_tmpl.format, outdated), INTERRUPTED]:
+                path = self.file_backend.join_path(self.out_dir, name)
+                if self.file_backend.exists(path):
+                    self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Removes the best checkpoint so far only when its successor is written."""
+        if not isinstance(self.file_backend, DurableBackend):
+            super()._save_best_checkpoint(runner, metrics)
+            return
+        try:
+            with self.file_backend.removing_last():
+                super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            self._tell_failure(runner, error)
+
+    def _save(self, runner: Runner, filename: str, meta: dict) -> bool:
+        """Writes a checkpoint and the pointer to it; False if that failed."""
+        path = self.file_backend.join_path(self.out_dir, filename)
+        before, self.last_ckpt = self.last_ckpt, path
+        runner.message_hub.update_info('last_ckpt', path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir, filename, self.file_client_args, save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                backend_args=self.backend_args, **self.args)
+            if is_main_process():
+                write_in_one_move(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
+        except OSError as error:
+            self.last_ckpt = before
+            self._tell_failure(runner, error)
+            return False
+        self.saved_iter, self.failures = meta['iter'], 0
+        return True
+
+    def _tell_failure(self, runner: Runner, error: OSError) -> None:
+        self.failures += 1
+        runner.logger.error(
+            f'THE CHECKPOINT COULD NOT BE WRITTEN to {self.out_dir} ({error.strerror or error}). Training goes on; the newest '
+            f'checkpoint is {self.last_ckpt or "none"}. Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
+        if self.failures >= FAILURES_BEFORE_STOP:
+            runner.request_stop(Stop.NOT_SAVED)

@@ -1,0 +1,52 @@
+"""Writing a file so that it is there whole or not at all, whatever happens meanwhile."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+UNFINISHED = '.unfinished'  # suffix of files that are being written, and of what a killed process left of them
+
+
+def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable: bool = False) -> Path:
+    """Lets `write` fill a file of another name beside `path` and moves it there whole.
+
+    Args:
+        path: the file to write; its folder is made.
+        write: receives the path of the unfinished file.
+        durable: wait until the disk has it, so that it survives a power cut too.
+
+    Raises:
+        OSError: the disk is full, or does not take it; nothing is left of the unfinished file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=UNFINISHED, dir=path.parent)
+    try:
+        os.close(handle)
+        write(Path(name))
+        os.chmod(name, 0o644)  # temporary files are for their owner alone
+        if durable:
+            _synchronise(name)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if durable:
+        _synchronise(path.parent)
+    return path
+
+
+def _synchronise(path: Path | str) -> None:
+    """Waits until the disk has a file's content, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left unfinished; only where nobody else writes."""
+    for path in folder.glob(f'.*{UNFINISHED}'):
+        path.unlink(missing_ok=True)
