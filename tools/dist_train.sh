@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on several GPUs:  dist_train.sh CONFIG GPUS [options of train.py]
+# Trains on several GPUs:  dist_train.sh CONFIG GPUS [--max-restarts N] [options of train.py]
 # Several nodes: on each, NNODES=2 NODE_RANK=0|1 MASTER_ADDR=HOST PORT=29500 dist_train.sh CONFIG GPUS_PER_NODE
 set -euo pipefail
 if (($# < 2)); then

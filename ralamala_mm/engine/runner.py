@@ -30,6 +30,7 @@ from .saving import GRADIENTS, DependableCheckpointHook
 from .schedule import schedule_notes
 from .stopping import Stop, StopHook, TrainingStoppedError, stop_sentence
 from .sync_batch_norm import gather_batch_norms
+from .workers import shield_workers
 
 _RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
 # MMEngine's parts that a config names by themselves or by default, and what takes their place.
@@ -196,6 +197,7 @@ class DependableRunner(MMEngineRunner):
                 explain_dataset_error(dataloader['dataset'], error)
             raise
         check_dataset(loader.dataset)
+        shield_workers(loader)
         return loader
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
