@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 from mmengine.config import DictAction
 
+from ralamala_mm.checkpoints import read_safely_everywhere, trust_checkpoints
 from ralamala_mm.errors import UserError
 
 from .failures import explain_failure
@@ -31,9 +33,17 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
                         help='settings to override in the config, such as train_dataloader.batch_size=4; '
                              'lists as key="[a,b]" or key=a,b')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    add_trust_option(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     return parser
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """`--trust-checkpoint`, the only way to have code in a checkpoint run, under one name in every tool; see `run`."""
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='let checkpoints run code while they are read, if they cannot be read without; '
+                             'only if you trust who made them')
 
 
 def add_amp_options(parser: argparse.ArgumentParser) -> None:
@@ -59,18 +69,24 @@ def _exit_at_once(code: int) -> None:
     are ended by hand, as one that still has a batch to hand over would wait for ever.
     """
     sys.stdout.flush()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a worker dies
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(code)
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
-    """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1."""
+    """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1.
+
+    Every way to a checkpoint, MMEngine's own too, reads it without running code from it, unless `--trust-checkpoint` was given.
+    """
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     try:
         args = parser.parse_args()
     except ValueError:  # from MMEngine's DictAction
         parser.error('--cfg-options takes settings as KEY=VALUE')
+    read_safely_everywhere()
+    trust_checkpoints(getattr(args, 'trust_checkpoint', False))
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     try:
         main(args)

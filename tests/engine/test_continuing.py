@@ -48,7 +48,7 @@ SETTINGS = {
     'iterations': dict(by_epoch=False),
     'iterations of a data set with epochs': {'by_epoch': False, 'train_dataloader.sampler.type': 'DefaultSampler'},
     'accumulated gradients': {'by_epoch': True, 'optim_wrapper.accumulative_counts': 3},
-    'two workers': {'by_epoch': True, 'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True},
+    'two workers': {'by_epoch': True, 'train_dataloader.num_workers': 2},
     'the last batch dropped': {'by_epoch': True, 'train_dataloader.drop_last': True, 'length': 5},
 }
 assert SETTINGS

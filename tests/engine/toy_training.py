@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ralamala_mm.engine import DependableRunner, use_resume
+from ralamala_mm.errors import UserError
 
 _NUMBERS = itertools.count()  # MMEngine keeps what runners of one name share
 
@@ -103,7 +104,10 @@ def run_toy(config: Config, resume: str | None = None, hooks: list = ()) -> Depe
     runner = DependableRunner.from_cfg(config)
     for hook in hooks:
         runner.register_hook(hook)
-    runner.train()
+    try:
+        runner.train()
+    except UserError as error:
+        raise error.with_traceback(None) from None  # which would keep the data loader's workers waiting
     return runner
 
 
