@@ -8,7 +8,7 @@ from ralamala_mm import MALA, RAVLT
 from ralamala_mm.checkpoints.convert import Findings, inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import backbone_weights, load_weights
 from ralamala_mm.datasets.classes import set_num_classes
-from ralamala_mm.engine import build_model, load_config, run
+from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ def build_matching(findings: Findings) -> tuple[object, dict]:
 def main(args: argparse.Namespace) -> None:
     if args.output.exists() and args.output.resolve() == Path(args.input).resolve():
         raise UserError('OUT is IN: name another file to write')
-    findings = inspect_checkpoint(args.input, args.trust, args.backbone and args.backbone.upper())
+    findings = inspect_checkpoint(args.input, family=args.backbone and args.backbone.upper())
     print(f'{args.input}: {findings}.')
     model, weights = build_matching(findings)
     report = load_weights(model, weights, args.input, family=findings.family, complete=findings.head is not None)
@@ -46,7 +46,6 @@ if __name__ == '__main__':
     parser.add_argument('input', metavar='IN', help='path or URL of a checkpoint')
     parser.add_argument('output', metavar='OUT', type=Path, help='file to write')
     parser.add_argument('--backbone', choices=['ravlt', 'mala'], help='for files that do not say which they are of')
-    parser.add_argument('--trust', action='store_true',
-                        help='let IN run code while it is read, as some files ask; only if you trust who made it')
+    add_trust_option(parser)
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

@@ -3,8 +3,10 @@
 from .identify import recorded_classes, recorded_family
 from .loading import LoadReport, load_backbone_checkpoint, load_weights
 from .reading import check_file, fetch, find_weights, read_checkpoint
+from .routes import read_safely_everywhere
+from .trust import trust_checkpoints
 
 __all__ = [
     'LoadReport', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights', 'read_checkpoint',
-    'recorded_classes', 'recorded_family',
+    'read_safely_everywhere', 'recorded_classes', 'recorded_family', 'trust_checkpoints',
 ]

@@ -33,12 +33,12 @@ class Findings:
         return f'{backbone}, with another head than the papers have' if self.is_whole else f'backbone {backbone}'
 
 
-def inspect_checkpoint(location: str, trusted: bool = False, family: str | None = None) -> Findings:
+def inspect_checkpoint(location: str, trusted: bool | None = None, family: str | None = None) -> Findings:
     """Reads a checkpoint and finds out what it is.
 
     Args:
         location: path or URL, in any form that `read_checkpoint` knows.
-        trusted: let the file run code while it is read.
+        trusted: as in `read_checkpoint`.
         family: 'RAVLT' or 'MALA', for files that do not say it.
 
     Raises:

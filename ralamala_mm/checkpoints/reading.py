@@ -3,7 +3,7 @@
 import difflib
 import fcntl
 import hashlib
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ralamala_mm.errors import UserError
 
-from .safety import load_safely, load_trusting, refused_name
+from .container import NotACheckpointError, load_data
+from .trust import is_trusting, load_trusting
+from .unpickling import RefusedError
 
 StateDict = dict[str, Tensor]
 
@@ -22,6 +24,20 @@ StateDict = dict[str, Tensor]
 _WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema')
 # Put in front of every key by DataParallel, torch.compile and EMA wrappers.
 _WRAPPER_PREFIXES = ('module.', '_orig_mod.')
+
+# How files begin that people take for a checkpoint, and what they are.
+_OTHER_FILES = {
+    rb'version https://git-lfs': 'is a git-lfs pointer, not the weights themselves; run git lfs pull',
+    rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; look at it in a browser',
+    rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
+    rb'.{8}\{\s*"': 'is a safetensors file, which is not read here: write it as a .pth file with '
+                    'torch.save(safetensors.torch.load_file(IN), OUT)',
+    rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
+    rb'\x1f\x8b': 'is compressed with gzip; unpack it',
+}
+_UNUSUAL_TENSORS = {f'torch._utils._rebuild_{name}': kind for name, kind in dict(
+    qtensor='quantised', sparse_tensor='sparse', meta_tensor_no_storage='empty (meta)', nested_tensor='nested',
+    wrapper_subclass='wrapped').items()}
 
 
 def near_names(path: Path, pattern: str = '*') -> str:
@@ -32,12 +48,13 @@ def near_names(path: Path, pattern: str = '*') -> str:
     return f'; did you mean {" or ".join(str(folder / name) for name in near)}?' if near else ''
 
 
-def read_checkpoint(location: str, trusted: bool = False) -> Mapping:
+def read_checkpoint(location: str, trusted: bool | None = None) -> Mapping:
     """Reads a checkpoint from a path, a URL or any store that MMEngine's file backends know.
 
     Args:
         location: path or URL.
-        trusted: let the file run code while it is read, as Python's pickle does. Only for files from people you trust.
+        trusted: let the file run code, as Python's pickle does, if it cannot be read without. Only for files from people you
+            trust. None does what the command line says, see `trust_checkpoints`.
 
     Returns:
         What the file holds, with tensors on the CPU.
@@ -45,13 +62,18 @@ def read_checkpoint(location: str, trusted: bool = False) -> Mapping:
     Raises:
         UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
     """
+    trusted = is_trusting() if trusted is None else trusted
     if location.startswith(('http://', 'https://')):
         path = fetch(location)
         return _read_file(path, f'{location} (kept as {path})', trusted)
-    if '://' in location:
-        with get_file_backend(location).get_local_path(location) as path:
-            return _read_file(Path(path), location, trusted)
-    return _read_file(Path(location), location, trusted)
+    if '://' not in location:
+        return _read_file(Path(location).expanduser(), location, trusted)
+    try:
+        store = get_file_backend(location)
+    except (KeyError, ValueError, ImportError, TypeError, AssertionError) as error:
+        raise UserError(f'checkpoint {location} lies in a store that cannot be reached here ({error})') from error
+    with store.get_local_path(location) as path:
+        return _read_file(Path(path), location, trusted)
 
 
 def fetch(url: str) -> Path:
@@ -93,23 +115,42 @@ def check_file(path: Path, location: str) -> None:
 
 def _read_file(path: Path, location: str, trusted: bool) -> Mapping:
     check_file(path, location)
-    with path.open('rb') as file:
-        start = file.read(64)
-    if start.startswith(b'version https://git-lfs'):
-        raise UserError(f'checkpoint {location} is a git-lfs pointer, not the weights themselves; run git lfs pull')
     try:
-        content = load_trusting(path) if trusted else load_safely(path)
-    except pickle.UnpicklingError as error:
-        if name := refused_name(error):
-            raise UserError(f'checkpoint {location} holds more than data ({name}) and could run code when read, so it is '
-                            'refused; if you trust who made it, python tools/convert_checkpoint.py IN OUT --trust writes a '
-                            'copy that is data alone') from error
-        raise UserError(f'checkpoint {location} is not a PyTorch checkpoint') from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError, UnicodeDecodeError) as error:
+        content = _load(path, trusted)
+    except RefusedError as error:
+        raise UserError(_refusal(location, str(error))) from error
+    except NotACheckpointError as error:
+        raise UserError(f'checkpoint {location} {error}') from error
+    except MemoryError as error:
+        raise UserError(f'checkpoint {location} takes more memory than there is') from error
+    except Exception as error:  # whatever a damaged file, or one made for it, brings about
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error
     if not isinstance(content, Mapping):
         raise UserError(f'checkpoint {location} holds a {type(content).__name__}, not a state dict')
     return content
+
+
+def _load(path: Path, trusted: bool) -> object:
+    with path.open('rb') as file:
+        start = file.read(512)
+    for pattern, what in _OTHER_FILES.items():
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
+            raise NotACheckpointError(what)
+    try:
+        return load_data(path)
+    except RefusedError as error:
+        if not trusted:
+            raise
+        reason = str(error)
+    return load_trusting(path, reason)
+
+
+def _refusal(location: str, what: str) -> str:
+    trust = ('if you trust who made it, --trust-checkpoint of train.py, test.py and convert_checkpoint.py reads it all the same; '
+             'the last writes a copy that is data alone')
+    if kind := _UNUSUAL_TENSORS.get(what):
+        return f'checkpoint {location} holds {kind} tensors, which are not read here ({what}); {trust}'
+    return f'checkpoint {location} holds more than data ({what}) and could run code when read, so it is refused; {trust}'
 
 
 def find_weights(content: Mapping, location: str) -> StateDict:
@@ -123,7 +164,8 @@ def find_weights(content: Mapping, location: str) -> StateDict:
         weights = {key: value for key, value in candidate.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if weights:
             return strip_wrappers(weights)
-    raise UserError(f'checkpoint {location} holds no weights; its entries are {", ".join(map(str, list(content)[:8])) or "none"}')
+    entries = [str(key) for key in content if isinstance(key, (str, int, float))]
+    raise UserError(f'checkpoint {location} holds no weights; its entries are {", ".join(entries[:8]) or "none"}')
 
 
 def strip_wrappers(weights: StateDict) -> StateDict:

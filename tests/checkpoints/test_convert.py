@@ -135,12 +135,13 @@ def test_a_file_that_runs_code_needs_trust(tmp_path: Path, call: Callable):
     torch.save({'state_dict': RAVLT('t').state_dict(), 'meta': RunsCode(target)}, path)
     refused = call('python', 'tools/convert_checkpoint.py', path, out)
     assert refused.returncode == 1
-    assert 'could run code when read, so it is refused; if you trust who made it, python tools/convert_ch' in refused.stderr
+    assert 'could run code when read, so it is refused; if you trust who made it, --trust-checkpoint' in refused.stderr
     assert not target.exists()
     assert not out.exists()
-    trusted = call('python', 'tools/convert_checkpoint.py', path, out, '--trust')
+    trusted = call('python', 'tools/convert_checkpoint.py', path, out, '--trust-checkpoint')
     assert trusted.returncode == 0, trusted.stderr[-3000:]
     assert target.exists()
+    assert f'WARNING: --trust-checkpoint: reading {path} WITH CODE ALLOWED' in trusted.stderr
     assert load_backbone_checkpoint(RAVLT('t'), str(out)).is_clean
 
 
