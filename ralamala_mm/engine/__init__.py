@@ -23,8 +23,8 @@ from .runner import DependableRunner, build_runner
 from .work_dir import claim_work_dir
 
 __all__ = [
-    'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count',
-    'claim_work_dir', 'drop_validation', 'launched_rank', 'load_config', 'prepare_config', 'run', 'runner_parser',
-    'settle_pretrained', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_pictures',
-    'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
+    'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
+    'check_process_count', 'claim_work_dir', 'drop_validation', 'launched_rank', 'load_config', 'prepare_config', 'run',
+    'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output',
+    'use_pictures', 'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
 ]
