@@ -11,13 +11,13 @@ from ralamala_mm.variants import NUM_STAGES, VARIANTS
 # Width of the 1×1 convolution before the classifier, the only shape that differs between the two backbones.
 _CLASSIFIER_WIDTHS = {1024: 'RAVLT', 2048: 'MALA', 2560: 'MALA'}
 META_KEY = 'ralamala_mm'  # under `meta` in the files that we write
-_LAYER_SCALE = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.gamma_1$')  # one entry per block
+_LAYER_SCALE = re.compile(r'layers\.([0-9]{1,3})\.blocks\.([0-9]{1,3})\.gamma_1$')  # one entry per block
 
 
 def identify_family(weights: Mapping[str, Tensor]) -> str | None:
     """'RAVLT' or 'MALA' for a file with the ImageNet classifier; without it the two cannot be told apart: None."""
     projection = weights.get('proj.weight')
-    return _CLASSIFIER_WIDTHS.get(projection.shape[0]) if projection is not None else None
+    return _CLASSIFIER_WIDTHS.get(projection.shape[0]) if projection is not None and projection.dim() else None
 
 
 def recorded_family(content: Mapping) -> str | None:
@@ -27,7 +27,7 @@ def recorded_family(content: Mapping) -> str | None:
     if not isinstance(meta, Mapping):
         return None
     if isinstance(ours := meta.get(META_KEY), Mapping):
-        return ours.get('backbone')
+        return ours.get('backbone') if ours.get('backbone') in ('RAVLT', 'MALA') else None
     text = meta.get('cfg') or meta.get('config')
     names = set(re.findall(r"type='(?:ralamala_mm\.)?(RAVLT|MALA)'", text)) if isinstance(text, str) else set()
     return names.pop() if len(names) == 1 else None
@@ -55,8 +55,10 @@ def recorded_classes(content: Mapping) -> tuple[str, ...] | None:
     meta = content.get('meta')
     if not isinstance(meta, Mapping):
         return None
-    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
-    return tuple(classes) if classes else None
+    recorded = meta.get('dataset_meta')
+    classes = (recorded.get('classes') if isinstance(recorded, Mapping) else None) or meta.get('CLASSES')
+    are_names = isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+    return tuple(classes) if are_names and classes else None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Head:
 def identify_head(weights: Mapping[str, Tensor]) -> Head | None:
     """The head of a whole model's weights, if it is one of the papers'."""
     for marker, name, title, classifier, outputs in _HEADS:
-        if marker in weights and classifier in weights:
+        if marker in weights and classifier in weights and weights[classifier].dim():
             channels = weights[classifier].shape[0]
             return Head(name, title, outputs(channels))
     return None

@@ -32,18 +32,20 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)  # of another shape in the file, and starting fresh
+    not_finite: list[str] = field(default_factory=list)  # loaded, and holding infinities or NaN
 
     @property
     def is_clean(self) -> bool:
         """Whether all that is missing or left over was to be expected."""
-        return not (self.missing or self.unexpected or self.resized)
+        return not (self.missing or self.unexpected or self.resized or self.not_finite)
 
     def __str__(self) -> str:
         lines = [f'Loaded {self.location} ({self.description}): {self.matched} of {self.total} entries matched.']
         for text, keys in [('  starting fresh, as expected: ', self.fresh), ('  not used, as expected: ', self.unused),
                            ('  WARNING: missing in the file: ', self.missing),
                            ('  WARNING: not known to the model: ', self.unexpected),
-                           ('  WARNING: of another shape, starting fresh: ', self.resized)]:
+                           ('  WARNING: of another shape, starting fresh: ', self.resized),
+                           ('  WARNING: holding NaN or infinities: ', self.not_finite)]:
             if keys:
                 lines.append(text + summarise(keys))
         return '\n'.join(lines)
@@ -113,6 +115,9 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
         key = wrong[0]
         raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)} ({len(wrong)} shapes differ, '
                         f'{key} is {tuple(matching[key].shape)} instead of {tuple(own[key].shape)})')
+    if other := [key for key, value in matching.items() if value.is_floating_point() != own[key].is_floating_point()]:
+        raise UserError(f'{location} does not fit {wanted}: {other[0]} is of {matching[other[0]].dtype} instead of '
+                        f'{own[other[0]].dtype}')
     if family and own_family in ('RAVLT', 'MALA') and family != own_family:
         raise UserError(f'{location} does not fit {wanted}: its backbone is a {family}, not a {own_family}')
 
@@ -133,6 +138,8 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     for key in [key for key in matching if key.endswith('RoPE.angle')]:
         if not torch.allclose(matching.pop(key).float(), own[key].float(), rtol=1e-2):
             report.unexpected.append(f'{key} (other values)')
+    report.not_finite = sorted(key for key, value in matching.items()
+                               if value.is_floating_point() and not value.float().isfinite().all())
     model.load_state_dict(matching, strict=False)
     return report
 

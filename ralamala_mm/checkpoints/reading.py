@@ -127,6 +127,8 @@ def _read_file(path: Path, location: str, trusted: bool) -> Mapping:
         raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error
     if not isinstance(content, Mapping):
         raise UserError(f'checkpoint {location} holds a {type(content).__name__}, not a state dict')
+    if not isinstance(content.get('meta', {}), (Mapping, Tensor)):  # a tensor: weights may bear this name
+        raise UserError(f'checkpoint {location} is damaged: its entry `meta` is a {type(content["meta"]).__name__}, not a dict')
     return content
 
 

@@ -21,6 +21,7 @@ from .launch import launched_rank
 from .stopping import TrainingStoppedError
 
 OTHER_RANKS_WAIT = 3  # seconds
+MAX_SENTENCE = 2000  # letters
 
 
 def runner_parser(description: str) -> argparse.ArgumentParser:
@@ -58,8 +59,11 @@ def tell(error: UserError) -> None:
     rank = launched_rank()
     if rank:
         time.sleep(OTHER_RANKS_WAIT)
-    end = '' if error.sentence.endswith(('.', '?')) else '.'
-    print(f'error: {f"rank {rank}: " if rank else ""}{error.sentence}{end}', file=sys.stderr, flush=True)
+    # Names from files may hold anything, line breaks and a terminal's commands too.
+    sentence = ''.join(letter if letter.isprintable() else ' ' for letter in error.sentence)
+    sentence = f'{sentence[:MAX_SENTENCE]} …' if len(sentence) > MAX_SENTENCE else sentence
+    end = '' if sentence.endswith(('.', '?')) else '.'
+    print(f'error: {f"rank {rank}: " if rank else ""}{sentence}{end}', file=sys.stderr, flush=True)
 
 
 def _exit_at_once(code: int) -> None:

@@ -234,7 +234,7 @@ def test_refused_by_either_way_of_loading(load: Callable, tmp_path: Path):
 @pytest.mark.parametrize('load', [load_data, mmengine_loads])
 def test_functions_of_a_history_are_not_taken_from_files(load: Callable, tmp_path: Path):
     path = tmp_path / 'a.pth'
-    functions = dict(HistoryBuffer._statistics_methods)
+    functions = dict(HistoryBuffer()._statistics_methods)
 
     class Poisoned(HistoryBuffer):
         def __reduce__(self):
