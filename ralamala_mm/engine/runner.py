@@ -130,14 +130,14 @@ class DependableRunner(MMEngineRunner):
         """
         try:
             super().resume(filename, *args, **kwargs)
+            if isinstance(self.train_loop, ContinuingEpochLoop):
+                self.train_loop.begin_at(*self._batches)
+            parameters = dict(self._unwrapped_model().named_parameters())
+            for name, gradient in self._gradients.items():
+                parameters[name].grad = gradient.to(parameters[name].device)
         except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f'the training state in {filename} does not fit this training ({type(error).__name__}: {error}): '
                             f'start from its weights with --cfg-options load_from={filename}, without --resume') from error
-        if isinstance(self.train_loop, ContinuingEpochLoop):
-            self.train_loop.begin_at(*self._batches)
-        parameters = dict(self._unwrapped_model().named_parameters())
-        for name, gradient in self._gradients.items():
-            parameters[name].grad = gradient.to(parameters[name].device)
         self._gradients = {}
 
     def build_logger(self, *args, **kwargs) -> MMLogger:

@@ -50,6 +50,7 @@ class StopHook(Hook):
     priority = 'LOWEST'  # all other hooks are through with the iteration
 
     def __init__(self):
+        self._reason = Stop.NO
         self._group = None
         self._pending: tuple[distributed.Work, torch.Tensor] | None = None
 
@@ -60,11 +61,14 @@ class StopHook(Hook):
             signal.signal(number, lambda received, frame: self._on_signal(runner, received))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        ends_epoch = getattr(runner.train_loop, 'ends_epoch', False)
-        reason = self._agreed(runner)
-        # What belongs to the end of an epoch, its checkpoint first of all, is done before; then this is asked again.
-        if reason and not ends_epoch:
-            self._stop(runner, reason, runner.epoch, runner.iter + 1)
+        self._reason = self._agreed(runner)
+        if self._reason and not getattr(runner.train_loop, 'ends_epoch', False):
+            self._stop(runner, self._reason, runner.epoch, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        # Here, as what belongs to the end of an epoch, its checkpoint first of all, is done by then.
+        if self._reason and runner.iter < runner.max_iters:
+            self._stop(runner, self._reason, runner.epoch + 1, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         # Without agreement: every process got the signal, and nothing is trained here on which they could differ.

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ralamala_mm.datasets import set_data_root
 from ralamala_mm.datasets.walking import datasets_of
-from ralamala_mm.engine import add_amp_options, load_config, prepare_config, use_amp, use_auto_scale_lr, use_resume
+from ralamala_mm.engine import add_amp_options, load_config, prepare_config, use_amp, use_auto_scale_lr
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,21 +48,20 @@ def test_work_dir(given: str | None, expected: str, monkeypatch: pytest.MonkeyPa
     assert prepare_config(arguments(work_dir=given)).work_dir == expected
 
 
-def test_resume(config: Config):
-    use_resume(config, None)
-    assert not config.resume
-    use_resume(config, 'auto')
-    assert (config.resume, config.load_from) == (True, None)
-    use_resume(config, 'a.pth')
-    assert (config.resume, config.load_from) == (True, 'a.pth')
-
-
 def test_auto_scale_lr_needs_a_base(config: Config):
     use_auto_scale_lr(config)
     assert config.auto_scale_lr.enable
+    assert config.auto_scale_lr.base_batch_size == 16
     config.auto_scale_lr = {}
     with pytest.raises(UserError, match='base_batch_size'):
         use_auto_scale_lr(config)
+
+
+def test_auto_scale_lr_counts_accumulated_gradients(config: Config):
+    """4 × 2 images a step and two steps an update are the batch of 16 that the rate is made for."""
+    config.optim_wrapper.accumulative_counts = 2
+    use_auto_scale_lr(config)
+    assert (4 * 2) / config.auto_scale_lr.base_batch_size == 1  # as MMEngine scales: GPUs × images / base
 
 
 @pytest.mark.parametrize(('text', 'message'), [

@@ -69,7 +69,6 @@ def test_a_whole_checkpoint_needs_no_imagenet_weights(tmp_path: Path):
     starting = config(tmp_path, backbone=dict(pretrained=url), load_from='detector.pth')
     assert settle_pretrained(starting) is None
     assert starting.model.backbone.pretrained is None
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    resuming = config(tmp_path, backbone=dict(pretrained=url), resume=True)
+    resuming = config(tmp_path, backbone=dict(pretrained=url), resume=True, load_from='epoch_1.pth')
     assert settle_pretrained(resuming) is None
     assert resuming.model.backbone.pretrained is None

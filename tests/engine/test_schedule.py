@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ralamala_mm.engine import load_config, nothing_to_resume
+from ralamala_mm.engine import load_config
 from ralamala_mm.engine.schedule import schedule_notes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,14 +21,3 @@ def test_schedules_that_are_too_long(monkeypatch: pytest.MonkeyPatch):
     assert 'still falls until iteration 160000: --cfg-options param_scheduler.1.end=' in note
     assert len(list(schedule_notes(segmentor.param_scheduler, 1000))) == 2
     assert list(schedule_notes(None, 10)) == []
-
-
-def test_nothing_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
-    config = load_config('configs/maskrcnn_ravlt_t.py')
-    config.work_dir = str(tmp_path)
-    assert nothing_to_resume(config) is None
-    config.resume = True
-    assert 'there is no checkpoint in' in nothing_to_resume(config)
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    assert nothing_to_resume(config) is None

@@ -1,4 +1,4 @@
-"""A training of milliseconds in this process, with all that can go astray: dropout, augmentation, averaged weights, batch norm."""
+"""A training of milliseconds in this process, with what can go astray: dropout, augmentation, averaged weights, batch norm."""
 
 import itertools
 from pathlib import Path

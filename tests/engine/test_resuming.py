@@ -1,0 +1,161 @@
+"""Where --resume goes on, what it passes over, and what it refuses."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from toy_training import run_toy, toy_config
+
+from ralamala_mm.checkpoints.whole import damage, newest_whole
+from ralamala_mm.engine import claim_work_dir, use_resume
+from ralamala_mm.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory with four checkpoints."""
+    folder = tmp_path_factory.mktemp('trained')
+    run_toy(toy_config(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it, whose files' times say nothing."""
+    shutil.copytree(trained, tmp_path / 'copy', copy_function=shutil.copyfile)
+    return tmp_path / 'copy'
+
+
+def config_of(folder: Path, **settings) -> Config:
+    return Config(dict(work_dir=str(folder), **settings))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def flip_a_bit(path: Path) -> None:
+    """Within a tensor, which PyTorch does not notice."""
+    content = bytearray(path.read_bytes())
+    weights = torch.load(path, weights_only=False)['state_dict']['layers.0.weight'].numpy().tobytes()
+    content[bytes(content).index(weights) + 3] ^= 4
+    path.write_bytes(content)
+    torch.load(path, weights_only=False)
+
+
+DAMAGES = dict(cut_short=cut_short, flip_a_bit=flip_a_bit, empty=lambda path: path.write_bytes(b''),
+               zeros=lambda path: path.write_bytes(bytes(path.stat().st_size)))
+assert DAMAGES
+
+
+def test_without_resume(folder: Path):
+    config = config_of(folder)
+    assert use_resume(config, None) == []
+    assert 'load_from' not in config
+
+
+def test_the_newest(folder: Path):
+    config = config_of(folder, randomness=dict(seed=99, deterministic=True))
+    notes = use_resume(config, 'auto')
+    assert notes == [f'going on from {folder / "epoch_4.pth"}, after iteration 20']
+    assert (config.resume, config.load_from) == (True, str(folder / 'epoch_4.pth'))
+    assert config.randomness == dict(seed=3, deterministic=True)  # the run's, not the config's
+
+
+def test_a_config_that_says_resume(folder: Path):
+    config = config_of(folder, resume=True)
+    use_resume(config, None)
+    assert config.load_from == str(folder / 'epoch_4.pth')
+
+
+def test_nothing_to_resume(tmp_path: Path):
+    config = config_of(tmp_path)
+    (note,) = use_resume(config, 'auto')
+    assert 'there is no checkpoint in' in note
+    assert not config.resume
+
+
+def test_the_pointer_is_not_needed(folder: Path):
+    """A kill between checkpoint and pointer leaves it behind, and one while it is written must not matter either."""
+    for content in (str(folder / 'epoch_3.pth'), '', str(folder / 'gone.pth')):
+        (folder / 'last_checkpoint').write_text(content)
+        assert newest_whole(folder)[0] == folder / 'epoch_4.pth'
+
+
+@pytest.mark.parametrize('break_it', DAMAGES.values(), ids=DAMAGES)
+def test_damaged_ones_are_passed_over(folder: Path, break_it):
+    break_it(folder / 'epoch_4.pth')
+    config = config_of(folder)
+    notes = use_resume(config, 'auto')
+    assert config.load_from == str(folder / 'epoch_3.pth')
+    assert any(f'{folder / "epoch_4.pth"} is passed over' in note for note in notes), notes
+    with pytest.raises(UserError, match=r'epoch_4.pth .*(damaged|empty)'):
+        use_resume(config_of(folder), str(folder / 'epoch_4.pth'))
+
+
+def test_no_whole_one(folder: Path):
+    for path in folder.glob('*.pth'):
+        cut_short(path)
+    with pytest.raises(UserError, match=r'no checkpoint in .* is whole .*epoch_1.pth.*move them away'):
+        use_resume(config_of(folder), 'auto')
+
+
+def test_newest_by_what_the_checkpoints_say(folder: Path):
+    """A second training in the same folder: its first epoch is newer than the last one of the first."""
+    second = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    second['meta']['time'] = '20990101_000000'
+    torch.save(second, folder / 'epoch_1.pth')
+    assert newest_whole(folder)[0] == folder / 'epoch_1.pth'
+
+
+def test_other_files_do_not_count(folder: Path):
+    torch.save(dict(state_dict={}), folder / 'weights.pth')
+    torch.save(torch.zeros(1), folder / 'tensor.pth')
+    assert newest_whole(folder)[0] == folder / 'epoch_4.pth'
+    with pytest.raises(UserError, match=r'weights.pth holds weights but no training state to resume'):
+        use_resume(config_of(folder), str(folder / 'weights.pth'))
+
+
+def test_files_of_the_old_format_count_as_whole(tmp_path: Path):
+    torch.save(dict(a=1), tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    assert damage(tmp_path / 'old.pth') is None
+
+
+@pytest.mark.parametrize('change', [
+    lambda checkpoint: checkpoint['optimizer'].pop('param_groups'),
+    lambda checkpoint: checkpoint.update(optimizer=[1, 2]),
+    lambda checkpoint: checkpoint['optimizer']['param_groups'][0].update(params=[0]),
+    lambda checkpoint: checkpoint.update(message_hub=3),
+    lambda checkpoint: checkpoint.update(param_schedulers=7),
+    lambda checkpoint: checkpoint['meta'].update(batches='many'),
+    lambda checkpoint: checkpoint.update(accumulated_gradients={'nothing': torch.zeros(1)}),
+])
+def test_a_state_that_does_not_fit(folder: Path, change):
+    checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, folder / 'odd.pth')
+    with pytest.raises(UserError, match=r'odd.pth does not fit this training'):
+        run_toy(toy_config(folder), str(folder / 'odd.pth'))
+
+
+def test_one_training_a_work_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Refused while the other lives, free when it is killed, whatever the lock's file says."""
+    monkeypatch.setattr('ralamala_mm.engine.work_dir._PATIENCE', 0.5)
+    code = 'import sys, time; from ralamala_mm.engine import claim_work_dir; claim = claim_work_dir(sys.argv[1]); ' \
+           'print("mine", flush=True); time.sleep(60)'
+    with subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path / 'work')], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b'mine\n'
+        with pytest.raises(UserError, match=rf'another training uses .*work \(process {other.pid} on .*--work-dir'):
+            claim_work_dir(str(tmp_path / 'work'))
+        other.kill()
+    claim_work_dir(str(tmp_path / 'work')).close()
+
+
+def test_a_work_directory_that_cannot_be(tmp_path: Path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='cannot be written to'):
+        claim_work_dir(str(tmp_path / 'file' / 'work'))
