@@ -1,6 +1,7 @@
 """Why annotations cannot be used, in a sentence; looked into only after something went wrong, as files are large."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -13,14 +14,15 @@ _COCO_PARTS = ('images', 'categories', 'annotations')
 _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),
                  categories=('id', 'name'))
 _FARTHEST = 1e9  # pixels, or square pixels
+_NOTHING_LEFT = 'need at least one array'  # MMEngine's data sets when they keep their list of samples
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
 
 def explain_dataset_error(dataset: dict, error: Exception) -> None:
-    """Turns the failure to build a COCO-format data set into a sentence if its file explains it; else returns.
+    """Turns the failure to build a data set into a sentence if its files explain it; else returns.
 
     Raises:
-        UserError: the annotation file is broken.
+        UserError: the annotation file is broken, or nothing is left to read.
     """
     if isinstance(error, UserError):
         raise error
@@ -28,6 +30,11 @@ def explain_dataset_error(dataset: dict, error: Exception) -> None:
         path = Path(inner.get('data_root') or '', inner.get('ann_file') or '')
         if problem := _json_problem(path):
             raise UserError(f'annotation file {path} {problem}') from error
+        if _NOTHING_LEFT in str(error):
+            classes = (inner.get('metainfo') or {}).get('classes') or ()
+            prefixes = ', '.join(f'{key}={value}' for key, value in (inner.get('data_prefix') or {}).items())
+            why = _classes_remedy(classes) if path.suffix == '.json' else f'{prefixes} and the suffixes must name its files'
+            raise UserError(f'{path} gives no usable image: {why}') from error
 
 
 def _json_problem(path: Path) -> str | None:
@@ -72,8 +79,9 @@ def _structure_problem(content: object) -> str | None:
     for part in _COCO_PARTS:
         if not isinstance(content.get(part), list):
             return NO_ANNOTATIONS if part == 'annotations' else f'has no list "{part}", which the COCO format asks for'
-    if not content['images']:
-        return 'lists no images'
+    for part in ('images', 'categories'):
+        if not content[part]:
+            return f'lists no {part}'
     if not content['annotations']:
         return 'has no instances: its list "annotations" is empty'
     for part, keys in _REQUIRED.items():
@@ -130,8 +138,7 @@ def check_dataset(dataset: Dataset) -> None:
     if not hasattr(dataset, 'get_data_info') or not getattr(dataset, 'ann_file', ''):
         return
     classes = dataset.metainfo.get('classes') or ()
-    remedy = ('the file\'s categories must bear the names of the config\'s classes, '
-              f'{", ".join(map(str, classes[:5]))}{", …" if len(classes) > 5 else ""}; metainfo=dict(classes=…) sets them')
+    remedy = _classes_remedy(classes)
     path = Path(dataset.ann_file)
     if len(dataset) == 0:
         raise UserError(f'annotation file {path} gives no usable image: {_json_problem(path) or remedy}')
@@ -141,3 +148,8 @@ def check_dataset(dataset: Dataset) -> None:
     if dataset.test_mode and problem == NO_ANNOTATIONS:
         return  # pictures to predict on, such as COCO's test-dev, whose file has no annotations by intent
     raise UserError(f'annotation file {path} has no instances: {problem or remedy}')
+
+
+def _classes_remedy(classes: Sequence[str]) -> str:
+    return ('the file\'s categories must bear the names of the config\'s classes, '
+            f'{", ".join(map(str, classes[:5]))}{", …" if len(classes) > 5 else ""}; metainfo=dict(classes=…) sets them')

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ralamala_mm.errors import UserError
 
@@ -65,8 +65,10 @@ class LoadCheckedMask(LoadAnnotations):
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 deep = np.asarray(picture) if picture.mode.startswith(('I', 'F')) else np.zeros(1)
+        except UnidentifiedImageError as error:
+            raise FileUserError(f'mask {path} is not an image', 'unreadable mask') from error
         except Exception as error:
-            raise FileUserError(f'mask {path} is not an image, or damaged ({error})', 'unreadable mask') from error
+            raise FileUserError(f'mask {path} is damaged ({error})', 'unreadable mask') from error
         if not np.isfinite(deep).all() or deep.max() > _MOST or deep.min() < 0 or (deep != np.floor(deep)).any():
             raise FileUserError(f'mask {path} has values beyond whole numbers from 0 to {_MOST}: save it with 8 bits, the values '
                                 'being the classes', 'deep mask')

@@ -29,15 +29,23 @@ def read_class_names(root: Path) -> ClassNames | None:
     if path is None:
         return None
     try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-        if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
-            fields = [line.split(':') for line in lines if not line.startswith('#')]
-            return ClassNames(tuple(f[0] for f in fields), tuple(_colour(f[1].split(',')) for f in fields), path)
-        if path.suffix == '.csv':
-            rows = list(csv.reader(lines))[1:]
-            return ClassNames(tuple(row[0] for row in rows), tuple(_colour(row[1:4]) for row in rows), path)
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        found = _read(path)
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(f'{path} is not a list of class names as its name promises ({error})') from error
+    if not found.names or len(set(found.names)) < len(found.names) or '' in found.names:
+        what = 'a class twice, or one without a name' if found.names else 'no classes'
+        raise UserError(f'{path} lists {what}: one name a line')
+    return found
+
+
+def _read(path: Path) -> ClassNames:
+    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
+        fields = [line.split(':') for line in lines if not line.startswith('#')]
+        return ClassNames(tuple(f[0] for f in fields), tuple(_colour(f[1].split(',')) for f in fields), path)
+    if path.suffix == '.csv':
+        rows = list(csv.reader(lines))[1:]
+        return ClassNames(tuple(row[0] for row in rows), tuple(_colour(row[1:4]) for row in rows), path)
     return ClassNames(tuple(lines), None, path)
 
 

@@ -169,7 +169,8 @@ def test_defects_that_stop(defect: Callable, message: str, config: Callable, coc
     (lambda c: c['annotations'][0].update(category_id=77), 'annotations of a category that is not listed: 1 (annotation 1)'),
     (lambda c: c['categories'].append(dict(id=5, name='hexagon')), 'classes without an instance: 1 (hexagon)'),
     (lambda c: c['images'].append(dict(c['images'][0], id=77)), 'images listed twice: 1 (00000.png)'),
-    (lambda c: c['images'].append(dict(id=77, file_name='small.png', width=31, height=40)), 'images smaller than 32 pixels: 1 (small.png)'),
+    (lambda c: c['images'].append(dict(id=77, file_name='small.png', width=31, height=40)),
+     'images smaller than 32 pixels: 1 (small.png)'),
 ])
 def test_what_is_only_noted(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     Image.new('RGB', (31, 40)).save(coco / 'train/small.png')
