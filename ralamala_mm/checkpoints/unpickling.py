@@ -22,6 +22,7 @@ from torch import Tensor
 MAX_STEPS = 20_000_000  # instructions of a pickle; checkpoints of detectors take some ten thousand
 MAX_EXPANDED = 2**20  # elements of a tensor that repeats those of its storage
 MAX_NESTING = 100
+_STATISTICS = ('min', 'max', 'current', 'mean')
 _PLAIN_KEYS = (str, bytes, int, float, bool, type(None), torch.dtype, numpy.generic)
 
 
@@ -107,8 +108,8 @@ def _set_namespace(namespace: argparse.Namespace, state: Mapping) -> None:
 
 
 def _statistic(owner: object, name: str) -> None:
-    """Stands in for `getattr`, by which a history names its four functions; they are not taken from files."""
-    if owner is not _HISTORY or name not in ('min', 'max', 'current', 'mean'):
+    """Stands in for `getattr`, by which protocol 2 names the four functions of a history."""
+    if owner is not _HISTORY or name not in _STATISTICS:
         raise RefusedError('builtins.getattr')
 
 
@@ -186,7 +187,8 @@ def _makers() -> dict[str, object]:
     for module in ('numpy._core.multiarray', 'numpy.core.multiarray'):  # as numpy 2 and numpy 1 name it
         makers |= {f'{module}._reconstruct': lambda *_: numpy.empty(0), f'{module}.scalar': _scalar}
     names = {name: _Maker(make) for name, make in makers.items()}
-    names['mmengine.logging.history_buffer.HistoryBuffer'] = _HISTORY
+    history = 'mmengine.logging.history_buffer.HistoryBuffer'
+    names |= {history: _HISTORY} | {f'{history}.{name}': None for name in _STATISTICS}  # the latter are not taken from files
     names['numpy.ndarray'] = 'numpy.ndarray'  # only ever an argument
     names |= {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype) and _IS_NUMBER(str(value))}
     return names | {f'torch.{name}': dtype for name, dtype in _STORAGES.items()}
