@@ -1,0 +1,234 @@
+"""The launchers: what they refuse, what Slurm is given, and that signals and exit codes pass through."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ralamala_mm.engine.elastic import exit_code
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / 'tools'
+
+
+def error_of(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert 'Traceback' not in result.stderr, result.stderr[-3000:]
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('arguments', 'variables', 'sentence'), [
+    (['--max-restarts', '2', '--resume', 'a.pth'], {}, '--resume PATH: give --resume alone'),
+    (['--resume=a.pth', '--max-restarts=2'], {}, '--resume PATH: give --resume alone'),
+    (['--max-restarts', '-1'], {}, '--max-restarts must be 0 or more, not -1'),
+    ([], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
+    ([], dict(NNODES='two'), 'NNODES=two is not a whole number of at least 1'),
+    ([], dict(NNODES='2', NODE_RANK='2', MASTER_ADDR='127.0.0.1'), 'numbered from 0 to 1'),
+    ([], dict(NNODES='2', MASTER_ADDR='no-such-node.invalid'), 'MASTER_ADDR=no-such-node.invalid is not known on this node'),
+])
+def test_what_dist_train_refuses(call: Callable, arguments: list[str], variables: dict, sentence: str):
+    assert sentence in error_of(call(TOOLS / 'dist_train.sh', 'config.py', 1, *arguments, **variables))
+
+
+@pytest.mark.parametrize(('codes', 'expected'), [
+    ([], 0), ([75, 75], 75), ([143, -15], 143), ([1, 143], 1), ([143, 1, -15], 1), ([-15, 75], 75), ([-9, 143], 137), ([-10], 75),
+])
+def test_exit_code_of_a_node(codes: list[int], expected: int):
+    assert exit_code(codes) == expected
+
+
+# In train.py's place: saves on a signal, like it, and resumes. Rank 1 fails once when it is told to.
+STAND_IN = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+rank = os.environ['RANK']
+for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 75)):
+    def stop(received, frame, code=code):
+        time.sleep(1)
+        (folder / f'saved{rank}').touch()
+        os._exit(code)
+    signal.signal(number, stop)
+with (folder / f'started{rank}').open('a') as file:
+    print(sys.argv[2:], file=file)
+if 'fail once' in sys.argv:
+    if (folder / 'failed').exists():
+        sys.exit()
+    if rank == '1':
+        (folder / 'failed').touch()
+        sys.exit(3)
+if 'fail' in sys.argv:
+    sys.exit(4)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Path:
+    """A copy of launch.py beside a stand-in for train.py."""
+    tools = tmp_path / 'some tools'
+    tools.mkdir()
+    for name in ('launch.py', 'dist_train.sh'):
+        shutil.copy(TOOLS / name, tools)
+    (tools / 'train.py').write_text(STAND_IN)
+    return tools / 'dist_train.sh'
+
+
+def start(launcher: Path, folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([launcher, folder, '2', *arguments], stderr=subprocess.PIPE, text=True, cwd=folder,
+                            env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+
+
+def started(folder: Path) -> list[str]:
+    return [line for file in sorted(folder.glob('started*')) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 143)])
+def test_a_signal_reaches_the_processes(launcher: Path, tmp_path: Path, number: signal.Signals, code: int):
+    """They save, the exit code passes through, and nothing is started again."""
+    process = start(launcher, tmp_path, 'with a space', '--max-restarts', '3')
+    while len(started(tmp_path)) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert sorted(path.name for path in tmp_path.glob('saved*')) == ['saved0', 'saved1']
+    assert started(tmp_path) == [str(['with a space', '--resume', '--launcher', 'pytorch'])] * 2
+
+
+@pytest.mark.slow
+def test_restarts(launcher: Path, tmp_path: Path):
+    process = start(launcher, tmp_path, 'fail once', '--max-restarts', '1')
+    assert process.wait(timeout=60) == 0
+    assert len(started(tmp_path)) >= 3  # rank 1 twice; rank 0 may have been ended before it began
+    assert all("'--resume'" in line for line in started(tmp_path))
+
+
+@pytest.mark.slow
+def test_an_exit_code_passes_through(launcher: Path, tmp_path: Path):
+    process = start(launcher, tmp_path, 'fail')
+    assert process.wait(timeout=60) == 4
+    assert all('--resume' not in line for line in started(tmp_path))
+    assert 'Traceback' not in process.stderr.read()
+
+
+# In Slurm's place. Each writes down what it was given and runs it.
+SLURM = {
+    'srun': 'printf "%s\\n" "$@" >"$SEEN/srun"; while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\nexec "$@"',
+    'sbatch': 'printf "%s\\n" "$@" >"$SEEN/sbatch"; cat >"$SEEN/job"; export SLURM_JOB_ID=17\nbash "$SEEN/job"',
+    'scontrol': 'printf "%s\\n" "$@" >"$SEEN/scontrol"',
+    'python-stand-in': 'printf "%s\\n" "$@" >"$SEEN/python"; [[ ${WAITS:-} ]] && { trap "exit ${CODE:-75}" USR1 TERM; '
+                       'echo $$ >"$SEEN/pid"; while :; do sleep 0.05; done; }\nexit "${CODE:-0}"',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which each of the stand-ins leaves its arguments, one a line."""
+    programs, seen = tmp_path / 'bin', tmp_path / 'seen'
+    programs.mkdir()
+    seen.mkdir()
+    for name, text in SLURM.items():
+        (programs / name).write_text(f'#!/usr/bin/env bash\n{text}\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{programs}:{os.environ["PATH"]}')
+    monkeypatch.setenv('SEEN', str(seen))
+    monkeypatch.setenv('PYTHON', 'python-stand-in')
+    for name in ('SBATCH', 'SBATCH_ARGS', 'SRUN_ARGS', 'GRES', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK'):
+        monkeypatch.delenv(name, raising=False)
+    return seen
+
+
+def submit(script: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run([TOOLS / script, *map(str, arguments)], env=dict(os.environ, **variables), capture_output=True,
+                          text=True, timeout=60, check=False)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_slurm_in_the_terminal(slurm: Path):
+    result = submit('slurm_train.sh', 'gpu', 'a job', 'my config.py', 'work dir', '--cfg-options', 'a=b c',
+                    GPUS='16', SRUN_ARGS='--quotatype=auto  --nodes=2', CODE='75')
+    assert result.returncode == 75, result.stderr
+    assert lines(slurm / 'srun')[:10] == [
+        '--ntasks=16', '--ntasks-per-node=8', '--cpus-per-task=5', '--gres=gpu:8', '--kill-on-bad-exit=1', '-p', 'gpu',
+        '--job-name=a job', '--quotatype=auto', '--nodes=2']
+    assert lines(slurm / 'python') == ['-u', str(TOOLS / 'train.py'), 'my config.py', '--cfg-options', 'a=b c',
+                                       '--launcher', 'slurm', '--work-dir=work dir']
+
+
+def test_slurm_on_nodes_without_gpus(slurm: Path):
+    assert submit('slurm_test.sh', 'cpu', 'job', 'config.py', 'a b.pth', '--out', 'c d', GPUS='2', GRES='').returncode == 0
+    assert lines(slurm / 'srun')[:2] == ['--ntasks=2', '--ntasks-per-node=2']
+    assert not any(word.startswith('--gres') for word in lines(slurm / 'srun'))
+    assert lines(slurm / 'python') == [
+        '-u', str(TOOLS / 'test.py'), 'config.py', 'a b.pth', '--out', 'c d', '--launcher', 'slurm']
+
+
+@pytest.mark.parametrize(('code', 'requeued'), [('0', False), ('1', False), ('75', True), ('143', False)])
+def test_a_batch_job_is_queued_again(slurm: Path, code: str, requeued: bool):
+    result = submit('slurm_train.sh', 'gpu', 'job', 'my $config.py', 'work "dir', '--amp', SBATCH='1', CODE=code,
+                    SBATCH_ARGS='--time=1:00:00')
+    assert result.returncode == int(code), result.stderr
+    given = lines(slurm / 'sbatch')
+    assert {'--requeue', '--open-mode=append', '--signal=B:USR1@180', '--time=1:00:00', '--gres=gpu:8'} <= set(given)
+    assert lines(slurm / 'python') == ['-u', str(TOOLS / 'train.py'), 'my $config.py', '--amp', '--launcher', 'slurm',
+                                       '--work-dir=work "dir', '--resume']
+    assert (slurm / 'scontrol').exists() == requeued
+    if requeued:
+        assert lines(slurm / 'scontrol') == ['requeue', '17']
+
+
+@pytest.mark.parametrize(('name', 'requeued'), [('USR1', True), ('TERM', False)])
+def test_a_signal_to_a_batch_job(slurm: Path, name: str, requeued: bool):
+    """USR1 to the batch script reaches the training; on TERM it waits for the training, which Slurm signals itself."""
+    submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', SBATCH='1')  # leaves the job's script
+    code = 75 if requeued else 143
+    job = subprocess.Popen(['bash', slurm / 'job'], env=dict(os.environ, SLURM_JOB_ID='17', WAITS='1', CODE=str(code)))
+    deadline = time.monotonic() + 30
+    while not (slurm / 'pid').exists() or not (slurm / 'pid').read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(getattr(signal, f'SIG{name}'))
+    if name == 'TERM':
+        time.sleep(0.3)
+        assert job.poll() is None
+        os.kill(int((slurm / 'pid').read_text()), signal.SIGTERM)
+    assert job.wait(timeout=30) == code
+    assert (slurm / 'scontrol').exists() == requeued
+
+
+@pytest.mark.parametrize('options', [[], ['--cfg-options', 'model.backbone.with_cp=True', 'x=1']])
+def test_each_task_of_an_array_is_a_training(slurm: Path, options: list[str]):
+    result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work dir', *options, SBATCH='1', SBATCH_ARGS='--array=0-4',
+                    SLURM_ARRAY_TASK_ID='3')
+    assert result.returncode == 0, result.stderr
+    words = lines(slurm / 'python')
+    assert '--work-dir=work dir/3' in words
+    assert words.count('--cfg-options') == 1
+    i = words.index('--cfg-options')
+    assert words[i + 1:i + 4] == ['randomness.seed=3', *(options[1:] or ['--work-dir=work dir/3', '--resume'])]
+
+
+def test_what_slurm_launchers_refuse(slurm: Path):
+    for script, shown in (('slurm_train.sh', 'CONFIG WORK_DIR'), ('slurm_test.sh', 'CONFIG CHECKPOINT')):
+        result = submit(script, 'gpu', 'job', 'config.py')
+        assert result.returncode == 2
+        assert shown in result.stderr
+    result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', '--resume', 'a.pth', SBATCH='1')
+    assert re.fullmatch(r'error: SBATCH=1 goes on from the newest checkpoint.*\.\n', result.stderr)
+    assert result.returncode == 1
+    result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', GPUS='eight')
+    assert result.stderr == 'error: GPUS=eight is not a whole number of at least 1.\n'
