@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from ralamala_mm.datasets import LoadCheckedImage, use_checked_loading, use_skipping
 from ralamala_mm.datasets.faults import FileUserError
@@ -71,13 +71,16 @@ def test_three_channels_of_sixteen_bits(suffix: str, tmp_path: Path):
     assert np.array_equal(read(path), RGB)
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif'])
+SUFFIXES = ['.jpg', '.png', '.webp', '.tif', *(['.avif'] if features.check('avif') else [])]
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
 @pytest.mark.parametrize('how', range(1, 9))
 def test_turned_pictures(how: int, suffix: str, tmp_path: Path):
     """All eight ways of holding a camera; Pillow says how the picture looks. Annotated as stored, it is read as stored."""
     exif = Image.Exif()
     exif[0x0112] = how
-    options = dict(lossless=True) if suffix == '.webp' else dict(quality=98, subsampling=0) if suffix == '.jpg' else {}
+    options = {'.webp': dict(lossless=True), '.jpg': dict(quality=98, subsampling=0), '.avif': dict(quality=100)}.get(suffix, {})
     path = save(tmp_path / f'a{suffix}', RGB, exif=exif, **options)
     with Image.open(path) as picture:
         expected = np.asarray(ImageOps.exif_transpose(picture).convert('RGB')).astype(int)

@@ -12,8 +12,8 @@ import numpy as np
 from bad_input import BadInput
 from PIL import Image
 
-DETECTOR = 'configs/demo/maskrcnn_ravlt_t_shapes.py'
-SEGMENTOR = 'configs/demo/semanticfpn_ravlt_t_shapes.py'
+DETECTOR = 'tests/faults/configs/tiny_detector.py'
+SEGMENTOR = 'tests/faults/configs/tiny_segmentor.py'
 SMALL = ['train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
 SMALL_SEGMENTOR = ['train_dataloader.batch_size=4', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1']
 AS_IT_IS = r'cannot be used as it is: 1 kind of defect marked ERROR in the report above'

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -326,3 +327,42 @@ def test_the_saved_config_tests_what_was_validated(config: Callable, roboflow: P
     check_paths(own, ['test'])
     assert labels(own, 'test') == truth(shapes_root, 'val')
     assert own.test_evaluator.ann_file == own.val_evaluator.ann_file
+
+
+def test_names_from_other_systems(config: Callable, coco: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    """Written on Windows, or with the accents of a Mac; the copy has the files' own names."""
+    composed, decomposed = (unicodedata.normalize(form, 'é.png') for form in ('NFC', 'NFD'))
+    (coco / 'train/00001.png').rename(coco / 'train' / decomposed)
+    plant(coco, lambda c: [image.update(file_name=f'train\\{image["file_name"]}') for image in c['images']])
+    plant(coco, lambda c: c['images'][1].update(file_name=composed))
+    plant(coco, lambda c: [image.update(file_name=f'C:\\data\\val\\{image["file_name"]}') for image in c['images']], 'val')
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    expected = truth(shapes_root, 'train')
+    assert labels(own, 'train') == {decomposed if name == '00001.png' else name: found for name, found in expected.items()}
+    assert labels(own, 'val') == truth(shapes_root, 'val')
+    assert all(Path(info['img_path']).is_file() for info in read(own, 'train') + read(own, 'val'))
+    told = 'mended train: file names written as on Windows, or in another Unicode form than the file\'s: 12'
+    assert told in capsys.readouterr().out
+
+
+def test_outlines_that_cannot_be_evaluated_are_left_out(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, lambda c: c['annotations'][0].update(segmentation=[[1, 2, 3, 4]]), 'val')
+    plant(coco, lambda c: c['annotations'][1].update(segmentation=[[1, 2], [10, 10, 60, 10, 60, 60]]), 'val')
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    assert 'mended val: outlines of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
+    from pycocotools.coco import COCO
+
+    copy = COCO(own.val_evaluator.ann_file)
+    assert all(copy.annToMask(annotation).any() for annotation in copy.anns.values())
+
+
+@pytest.mark.parametrize('segmentation', [dict(size=[9, 9], counts=[81]), dict(size=[128, 128], counts='~'),
+                                          [[0, 0, 1, 1, 1e300, 9]]])
+def test_outlines_that_cannot_be_read(segmentation: object, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    plant(coco, lambda c: c['annotations'][2].update(segmentation=segmentation))
+    with pytest.raises(UserError):
+        use_data(config('maskrcnn_ravlt_t'), str(coco), ['train', 'val'])
+    assert 'ERROR  train: outlines that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
+    use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])  # which needs none

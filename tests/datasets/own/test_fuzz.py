@@ -108,7 +108,7 @@ def read_all(config: Config, mode: str) -> int:
     assert len(readers.transforms) == 2
     with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
         try:
-            built = registry.build(dict(dataset, pipeline=[]))
+            built = registry.build(dict(dataset, pipeline=[], serialize_data=False))  # which takes most of the time
         except Exception as error:
             explain_dataset_error(dataset, error)
             raise

@@ -1,6 +1,7 @@
 """Folders of images and masks: layouts that are found, defects that are told, and masks that are read as meant."""
 
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,3 +263,16 @@ def test_masks_saved_as_jpeg(config: Callable, ade: Path, capsys: pytest.Capture
     with pytest.raises(UserError):
         use_data(config('upernet_ravlt_t'), str(ade), ('train', 'val'))
     assert 'masks saved as JPEG: 12 (00000, 00001, 00002 and 9 more); which changes their values' in capsys.readouterr().out
+
+
+def test_names_from_other_systems(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    """An image and its mask whose accents are stored in two ways: one letter, or a letter and an accent."""
+    composed, decomposed = (unicodedata.normalize(form, 'é.png') for form in ('NFC', 'NFD'))
+    (ade / 'images/training/00003.png').rename(ade / 'images/training' / composed)
+    (ade / 'annotations/training/00003.png').rename(ade / 'annotations/training' / decomposed)
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(ade), ['train', 'val'])
+    printed = capsys.readouterr().out
+    assert '12 images of 128×128 with masks' in printed
+    assert 'in another Unicode form than the file\'s: 1 (é); the files were found' in printed
+    assert 'without a mask' not in printed
