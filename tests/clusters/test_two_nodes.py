@@ -22,6 +22,7 @@ def test_two_nodes(part: str, shown: str):
         pytest.skip('is about nodes without GPUs')
     if reason := why_not():
         pytest.skip(reason)
-    result = subprocess.run([sys.executable, '-W', 'ignore', SCRIPT, part, '--short'], capture_output=True, text=True, check=False)
+    command = [sys.executable, '-W', 'ignore', SCRIPT, part, '--short']
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-6000:]
     assert shown in result.stdout

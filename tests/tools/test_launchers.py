@@ -1,5 +1,6 @@
 """The launchers: what they refuse, what Slurm is given, and that signals and exit codes pass through."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -7,36 +8,78 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from ralamala_mm.engine.elastic import exit_code
+from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 
 
-def error_of(result: subprocess.CompletedProcess) -> str:
-    assert result.returncode == 1, result.stderr[-3000:]
-    assert 'Traceback' not in result.stderr, result.stderr[-3000:]
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-    return line
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/launch.py as a module."""
+    monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
+    monkeypatch.syspath_prepend(str(ROOT))
+    for name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'JOIN_TIMEOUT'):
+        monkeypatch.delenv(name, raising=False)
+    specification = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(('arguments', 'variables', 'sentence'), [
-    (['--max-restarts', '2', '--resume', 'a.pth'], {}, '--resume PATH: give --resume alone'),
-    (['--resume=a.pth', '--max-restarts=2'], {}, '--resume PATH: give --resume alone'),
-    (['--max-restarts', '-1'], {}, '--max-restarts must be 0 or more, not -1'),
-    ([], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
-    ([], dict(NNODES='two'), 'NNODES=two is not a whole number of at least 1'),
-    ([], dict(NNODES='2', NODE_RANK='2', MASTER_ADDR='127.0.0.1'), 'numbered from 0 to 1'),
-    ([], dict(NNODES='2', MASTER_ADDR='no-such-node.invalid'), 'MASTER_ADDR=no-such-node.invalid is not known on this node'),
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    (['config.py', '--amp'], (0, ['config.py', '--amp'])),
+    (['config.py', '--max-restarts', '0'], (0, ['config.py'])),
+    (['config.py', '--max-restarts=2', '--cfg-options', 'a=b c'], (2, ['config.py', '--cfg-options', 'a=b c', '--resume'])),
+    (['config.py', '--resume', '--max-restarts', '2', '--amp'], (2, ['config.py', '--resume', '--amp'])),
 ])
-def test_what_dist_train_refuses(call: Callable, arguments: list[str], variables: dict, sentence: str):
-    assert sentence in error_of(call(TOOLS / 'dist_train.sh', 'config.py', 1, *arguments, **variables))
+def test_restarts_resume(launch: ModuleType, arguments: list[str], expected: tuple):
+    assert launch.take_restarts('train.py', arguments) == expected
+
+
+@pytest.mark.parametrize(('script', 'arguments', 'sentence'), [
+    ('train.py', ['--max-restarts', '2', '--resume', 'a.pth'], '--resume PATH: give --resume alone'),
+    ('train.py', ['--resume=a.pth', '--max-restarts=2'], '--resume PATH: give --resume alone'),
+    ('train.py', ['--max-restarts', '-1'], '--max-restarts must be 0 or more, not -1'),
+    ('test.py', ['--max-restarts', '1'], '--max-restarts is for training'),
+])
+def test_restarts_that_are_refused(launch: ModuleType, script: str, arguments: list[str], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        launch.take_restarts(script, ['config.py', *arguments])
+
+
+@pytest.mark.parametrize(('nodes', 'rank', 'variables', 'sentence'), [
+    (2, 0, {}, 'NNODES=2 needs MASTER_ADDR'),
+    (2, 2, dict(MASTER_ADDR='127.0.0.1'), 'numbered from 0 to 1'),
+    (2, 0, dict(MASTER_ADDR='127.0.0.1', PORT='a'), 'PORT=a is not a whole number of at least 0'),
+    (2, 1, dict(MASTER_ADDR='no-such-node.invalid'), 'MASTER_ADDR=no-such-node.invalid is not known on this node'),
+])
+def test_nodes_that_cannot_meet(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, nodes: int, rank: int, variables: dict,
+                                sentence: str):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=sentence):
+        launch.rendezvous(nodes, rank, restarts=0)
+
+
+def test_where_nodes_meet(launch: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    options = launch.rendezvous(2, 1, restarts=0)
+    assert options == ['--nnodes', '2', '--node-rank', '1', '--master-addr', '127.0.0.1', '--master-port', '29500']
+    both = [launch.rendezvous(2, rank, restarts=1) for rank in range(2)]
+    settings = [options[options.index('--rdzv-conf') + 1] for options in both]
+    assert [text.split(',')[0] for text in settings] == ['is_host=1', 'is_host=0']
+    names = [options[options.index('--rdzv-id') + 1] for options in both]
+    assert names[0] == names[1]
+    alone = [launch.rendezvous(1, 0, restarts=1) for _ in range(2)]
+    assert all('127.0.0.1:0' in options for options in alone)  # a free port
+    assert alone[0] != alone[1]
 
 
 @pytest.mark.parametrize(('codes', 'expected'), [
@@ -93,7 +136,7 @@ def started(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
 def test_a_signal_reaches_the_processes(launcher: Path, tmp_path: Path, number: signal.Signals, code: int):
     """They save, the exit code passes through, and nothing is started again."""
     process = start(launcher, tmp_path, 'with a space', '--max-restarts', '3')
