@@ -53,6 +53,8 @@ def rendezvous(nodes: int, node_rank: int, restarts: int) -> list[str]:
     if not restarts:
         # Each node keeps its number, and nothing but node 0's port is needed; torchrun cannot take a lost node back then.
         return ['--nnodes', str(nodes), '--node-rank', str(node_rank), '--master-addr', master, '--master-port', str(port)]
+    # With a store that torchrun keeps over restarts, a node that comes back waits for an address that nobody announces again.
+    os.environ['TORCH_DISABLE_SHARE_RDZV_TCP_STORE'] = '1'
     join = number('JOIN_TIMEOUT', 1800, least=1)
     settings = f'is_host={int(node_rank == 0)},join_timeout={join},read_timeout={min(join, LATECOMERS)}'
     return ['--nnodes', str(nodes), '--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{master}:{port}', '--rdzv-conf', settings,
