@@ -50,7 +50,10 @@ class DataReport:
             is_mended: whether what can be mended was; else what the libraries would stop at is a fault.
         """
         for problem in problems:
-            if problem.level == ERROR or (problem.needed and not is_mended):
+            if problem.files and problem.level == ERROR:
+                kind = problem.text.partition(':')[0]
+                self.faults += [Fault(problem.split, bad, kind, problem.text) for bad in problem.files]
+            elif problem.level == ERROR or (problem.needed and not is_mended):
                 advice = '' if problem.level == ERROR else ' (with --data DIR)'
                 self.faults.append(Fault(problem.split, file, 'annotations', f'{problem.text}{advice}'))
             else:
@@ -76,7 +79,8 @@ class DataReport:
             faults = sum(map(len, kinds.values()))
             lines.append(f'  {split}: {count} images looked at, {faults or "no"} fault{"" if faults == 1 else "s"}')
             lines += [f'    {kind}, {len(texts)}: {some(texts, 3)}' for kind, texts in sorted(kinds.items())]
-        lines += [f'  {fault.split}: {fault.text}' for fault in self.faults if fault.split not in self.images]
+        others = {(fault.split, fault.text): None for fault in self.faults if fault.split not in self.images}
+        lines += [f'  {split}: {text}' for split, text in others]
         if not self.notes_are_printed:
             lines += [f'  note   {split}: {text}' for split, text in self.notes[:_NOTED]]
         if not self.complete:

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,9 @@ class Worker:
     def __init__(self, split: str, dataset: BaseDataset, transforms: list[dict], current, numbers):
         self.split = split
         self.dataset = dataset
-        self.readers = [TRANSFORMS.build(transform) for transform in transforms]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of settings that are deprecated, from each worker
+            self.readers = [TRANSFORMS.build(transform) for transform in transforms]
         self.current = current
         with numbers.get_lock():
             self.number = numbers.value

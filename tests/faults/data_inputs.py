@@ -320,7 +320,7 @@ CHECKS = [
              r'1 file of \S+ cannot be used, see \S+data_report\.json'),
     BadInput('check of two bad masks',
              check(lambda root: [(root / f'semantic/val/{i:05d}.png').write_bytes(b'no') for i in (1, 2)], SEGMENTOR),
-             r'1 file of \S+ cannot be used, see \S+data_report\.json'),
+             r'2 files of \S+ cannot be used, see \S+data_report\.json'),
     BadInput('check without workers', check(lambda root: None, DETECTOR, '--workers', '0'),
              r'--workers 0: at least one is needed'),
     BadInput('report into a file', write_check_report_into_a_file, r'the report cannot be written to'),

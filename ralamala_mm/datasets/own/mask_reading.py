@@ -133,7 +133,8 @@ def value_problems(masks: CheckedMasks, reading: Reading) -> list[Problem]:
     values = sorted({value for values in wrong.values() for value in values})
     top = max(value for value in reading.numbers if isinstance(value, int) and value != IGNORED)
     return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
-                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be')]
+                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be',
+                    files=map(masks.split.mask, wrong))]
 
 
 def shares(reading: Reading, masks: CheckedMasks) -> list[tuple[str, str]]:

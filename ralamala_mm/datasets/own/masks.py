@@ -81,8 +81,13 @@ def _choose(splits: Mapping[str, MaskSplit], modes: Sequence[str], report: Repor
 def _file_problems(masks: CheckedMasks) -> list[Problem]:
     """What is wrong with the files, whatever their values mean."""
     split, stems = masks.split, set(masks.masks)
-    sizes = [f'{stem}: image {mask.image_size[0]}×{mask.image_size[1]}, mask {mask.size[0]}×{mask.size[1]}'
-             for stem, mask in masks.masks.items() if mask.image_size and mask.kind != 'broken' and mask.image_size != mask.size]
+    sizes = {stem: f'{stem}: image {mask.image_size[0]}×{mask.image_size[1]}, mask {mask.size[0]}×{mask.size[1]}'
+             for stem, mask in masks.masks.items() if mask.image_size and mask.kind != 'broken' and mask.image_size != mask.size}
+    bad = [
+        ('masks of another size than their image', sizes),
+        ('masks that cannot be read', _named(masks.stems(lambda mask: mask.kind == 'broken'))),
+        (f'masks with values above {IGNORED}', _named(masks.stems(lambda mask: mask.kind == 'deep'))),
+    ]
     others = [name for name in split.other_suffixes if split.mask(os.path.splitext(name)[0]).exists()]
     strays = sorted(set(split.other_suffixes) - set(others))
     found = [
@@ -95,13 +100,16 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         (NOTE, strays, f'images without a mask that do not end in {split.image_suffix}', 'not used'),
         (ERROR, others if split.stems is None and stems else [], f'images that do not end in {split.image_suffix} as most do',
          'MMSegmentation reads one suffix per folder: rename them'),
-        (ERROR, sizes, 'masks of another size than their image', ''),
-        (ERROR, masks.stems(lambda mask: mask.kind == 'broken'), 'masks that cannot be read', ''),
         (ERROR, list(masks.masks) if split.mask_suffix.lower().endswith(('.jpg', '.jpeg')) else [], 'masks saved as JPEG',
          'which changes their values: save them as PNG'),
-        (ERROR, masks.stems(lambda mask: mask.kind == 'deep'), f'masks with values above {IGNORED}', ''),
     ]
-    return [problem(level, split.name, what, entries, consequence) for level, entries, what, consequence in found if entries]
+    problems = [problem(level, split.name, what, entries, consequence) for level, entries, what, consequence in found if entries]
+    return problems + [problem(ERROR, split.name, what, list(entries.values()), files=map(split.mask, entries))
+                       for what, entries in bad if entries]
+
+
+def _named(stems: Sequence[str]) -> dict[str, str]:
+    return {stem: stem for stem in stems}
 
 
 def _is_text(name: str) -> bool:

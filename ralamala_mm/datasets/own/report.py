@@ -10,12 +10,17 @@ _SHOWN_CLASSES = 24
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of defect in one split; `needed` says that the libraries would stop at it, were it not mended."""
+    """One kind of defect in one split.
+
+    `needed` says that the libraries would stop at it, were it not mended; `files` names those that have it, where it is
+    one of files.
+    """
 
     level: str
     split: str
     text: str
     needed: bool = False
+    files: tuple[str, ...] = ()
 
 
 def some(items: Iterable[object], count: int = 3) -> str:
@@ -25,10 +30,11 @@ def some(items: Iterable[object], count: int = 3) -> str:
     return ', '.join(items[:count]) + (f' and {more} more' if more > 0 else '')
 
 
-def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', needed: bool = False) -> Problem:
+def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', needed: bool = False,
+            files: Iterable[object] = ()) -> Problem:
     """'images without a file: 2 (a.jpg, b.jpg); they are left out'."""
     text = f'{what}: {len(entries)} ({some(entries)})'
-    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), needed)
+    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), needed, tuple(map(str, files)))
 
 
 @dataclass

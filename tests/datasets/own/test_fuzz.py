@@ -133,7 +133,7 @@ def ends_well(function, *arguments) -> bool:
 def evaluate(path: str) -> None:
     """What the metric does with the ground truth."""
     truth = COCO(path)
-    for annotation in truth.anns.values():
+    for annotation in truth.loadAnns(truth.getAnnIds(imgIds=truth.getImgIds())):
         truth.annToRLE(annotation)
 
 
