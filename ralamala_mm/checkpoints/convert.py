@@ -1,12 +1,12 @@
 """Any checkpoint of a RAVLT or MALA into a clean one of ours: weights alone, with what is known of them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
 from ralamala_mm.variants import VARIANTS
 
 from .identify import META_KEY, Head, identify_family, identify_head, identify_size, recorded_classes, recorded_family
@@ -66,12 +66,16 @@ def write_clean(findings: Findings, weights: StateDict, source: str, path: Path)
         weights: the entries to keep.
         source: where they come from, for the record.
         path: the file to write.
+
+    Raises:
+        UserError: it cannot be written.
     """
     meta = {META_KEY: dict(backbone=findings.family, size=findings.size, head=findings.head and findings.head.name,
                            source=Path(source).name)}
     if findings.classes:
         meta['dataset_meta'] = dict(classes=findings.classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + '.part')
-    torch.save(dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta), unfinished)
-    os.replace(unfinished, path)
+    content = dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta)
+    try:
+        write_in_one_move(path, lambda unfinished: torch.save(content, unfinished))
+    except (OSError, RuntimeError) as error:  # the latter from PyTorch, of a full disk
+        raise UserError(f'{path} cannot be written ({error})') from error

@@ -4,14 +4,16 @@ import argparse
 import multiprocessing
 import os
 import re
+import reprlib
 import signal
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import ConfigDict, DictAction
 
 from ralamala_mm.checkpoints import read_safely_everywhere, trust_checkpoints
 from ralamala_mm.errors import UserError
@@ -22,6 +24,11 @@ from .stopping import TrainingStoppedError
 
 OTHER_RANKS_WAIT = 3  # seconds
 MAX_SENTENCE = 2000  # letters
+PACKAGE = Path(__file__).resolve().parents[1]
+# MMEngine's functions that make a part of the run, and what they call its config.
+_BUILDERS = {'build_from_cfg': 'cfg', 'build_scheduler_from_cfg': 'cfg', 'build_optim_wrapper': 'cfg',
+             'build_dataloader': 'dataloader_cfg', 'set_randomness': 'seed'}
+_CONFIG_ERRORS = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, ImportError)
 
 
 def runner_parser(description: str) -> argparse.ArgumentParser:
@@ -79,6 +86,24 @@ def _exit_at_once(code: int) -> None:
     os._exit(code)
 
 
+def explain_building(error: Exception) -> str | None:
+    """A sentence for what goes wrong while MMEngine makes a part from its config; None for anything else.
+
+    An error that comes out of this package's own code is ours: it is shown with its frames.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    building = [frame for frame in frames if frame.f_code.co_name in _BUILDERS and '/mmengine/' in frame.f_code.co_filename]
+    if not building or not isinstance(error, _CONFIG_ERRORS) or Path(frames[-1].f_code.co_filename).is_relative_to(PACKAGE):
+        return None
+    message = str(error.args[0] if error.args else error).split('. Please check')[0]
+    if match := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message):
+        return f"the config gives {match[1]} an unexpected keyword argument '{match[2]}'"
+    part = building[-1].f_locals.get(_BUILDERS[building[-1].f_code.co_name])
+    part = reprlib.repr(part.to_dict() if isinstance(part, ConfigDict) else part)
+    reason = re.sub(r'^(class `\w+` in \S+: )+', '', message) or type(error).__name__
+    return f'the config cannot be built: {reason}, in the part {part}'
+
+
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Calls `main` with the parsed arguments; a `UserError` ends in its sentence on stderr and exit code 1.
 
@@ -101,16 +126,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if not stopped_together or launched_rank() == 0:
             tell(error)
         _exit_at_once(error.exit_code if stopped_together else 1)
-    except TypeError as error:
-        # Only where MMEngine builds a part from its config: "X.__init__() got an unexpected keyword argument 'y'".
-        match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        built = traceback.extract_tb(error.__traceback__)[-1].name == 'build_from_cfg'
-        if args.traceback or not (match and built):
-            raise
-        tell(UserError(f"the config gives {match[1]} an unexpected keyword argument '{match[2]}'"))
-        _exit_at_once(1)
-    except (RuntimeError, OSError, MemoryError) as error:
-        sentence = explain_failure(error)
+    except Exception as error:
+        sentence = explain_failure(error) or explain_building(error)
         if args.traceback or not sentence:
             raise
         tell(UserError(sentence))

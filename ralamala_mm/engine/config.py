@@ -39,7 +39,9 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(f'a base of config {path} does not exist: {error}') from error
     except SyntaxError as error:
         raise UserError(f'config {path} is not valid Python: {error.msg} in line {error.lineno}') from error
-    except (OSError, ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except RecursionError as error:
+        raise UserError(f'config {path} cannot be read: its _base_ leads back to itself') from error
+    except Exception as error:  # configs are programs of the user's
         raise UserError(f'config {path} cannot be read ({type(error).__name__}: {error})') from error
     if options:
         _check_spelling(options, config)
@@ -75,6 +77,11 @@ def prepare_config(args: argparse.Namespace) -> Config:
         UserError: see `load_config`.
     """
     config = load_config(args.config, args.cfg_options)
+    if not isinstance(config.get('model'), dict):
+        raise UserError(f'config {args.config} has no model')
+    for name, count in (config.get('train_cfg') or {}).items():
+        if name in ('max_epochs', 'max_iters') and (not isinstance(count, int) or count < 1):
+            raise UserError(f'train_cfg.{name} is {count!r}: it takes a whole number from 1')
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     for mode in MODES:
