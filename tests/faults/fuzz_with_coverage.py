@@ -1,0 +1,73 @@
+"""Coverage-guided fuzzing of the reader of checkpoints; needs `pip install atheris`, and is not part of `make test`.
+
+    python tests/faults/fuzz_with_coverage.py -runs=20000 -max_total_time=300
+
+libFuzzer's options follow the script. What it finds is written to crash-… in the working directory.
+"""
+
+import io
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=['ralamala_mm.checkpoints', 'pickle', 'zipfile']):
+    import torch
+
+    from ralamala_mm.checkpoints import find_weights, read_checkpoint, recorded_classes, recorded_family
+    from ralamala_mm.errors import UserError
+
+FOLDER = Path(tempfile.mkdtemp(prefix='fuzz-'))
+armed = False
+
+
+def alarm(event: str, arguments: tuple) -> None:
+    """Ends the process where something is executed."""
+    if armed and event in ('os.system', 'subprocess.Popen', 'os.exec', 'os.posix_spawn', 'pickle.find_class', 'os.fork'):
+        raise SystemError(f'{event} {arguments}')
+
+
+def read_one(content: bytes) -> None:
+    """The first byte says whether the rest is a file, or the pickle in an archive."""
+    global armed
+    path = FOLDER / 'a.pth'
+    if content[:1] < b'\x80':
+        path.write_bytes(content[1:])
+    else:
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('a/data.pkl', content[1:])
+            archive.writestr('a/data/0', bytes(16))
+    armed = True
+    try:
+        found = read_checkpoint(str(path))
+        recorded_family(found)
+        recorded_classes(found)
+        find_weights(found, str(path))
+    except UserError:
+        return
+    finally:
+        armed = False
+
+
+def seeds() -> Path:
+    """Real files to begin with."""
+    folder = FOLDER / 'corpus'
+    folder.mkdir()
+    content = dict(state_dict={'a': torch.zeros(4)}, meta=dict(epoch=1, classes=('a',)))
+    for legacy in (False, True):
+        stream = io.BytesIO()
+        torch.save(content, stream, _use_new_zipfile_serialization=not legacy)
+        (folder / f'file_{legacy}').write_bytes(b'\x00' + stream.getvalue())
+        if not legacy:
+            with zipfile.ZipFile(stream) as archive:
+                name = next(name for name in archive.namelist() if name.endswith('data.pkl'))
+                (folder / 'pickle').write_bytes(b'\xff' + archive.read(name))
+    return folder
+
+
+if __name__ == '__main__':
+    sys.addaudithook(alarm)
+    atheris.Setup([*sys.argv, str(seeds())], read_one)
+    atheris.Fuzz()
