@@ -1,6 +1,7 @@
 """What the command lines have in common: shared options, and errors told in one sentence."""
 
 import argparse
+import logging
 import multiprocessing
 import os
 import re
@@ -110,6 +111,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     Every way to a checkpoint, MMEngine's own too, reads it without running code from it, unless `--trust-checkpoint` was given.
     """
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    logging.raiseExceptions = False  # else a full disk prints frames for each line that the log file does not take
     try:
         args = parser.parse_args()
     except ValueError:  # from MMEngine's DictAction

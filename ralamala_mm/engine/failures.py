@@ -2,6 +2,8 @@
 
 import re
 
+_MEMORY = ('the memory is full: lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True; --resume '
+           'goes on from the newest checkpoint')
 # (what the error's text holds, what is told); the first that matches counts.
 _KNOWN = (
     (r'DataLoader worker \(pid\S* [\d, ]+\).*(?:signal|exited unexpectedly)',
@@ -10,9 +12,9 @@ _KNOWN = (
     (r'(?:CUDA|HIP) out of memory',
      'the GPU\'s memory is full: lower train_dataloader.batch_size (with --auto-scale-lr), or set model.backbone.with_cp=True or '
      '--amp; --resume goes on from the newest checkpoint'),
-    (r'DefaultCPUAllocator: can\'t allocate memory|Cannot allocate memory',
-     'the memory is full: lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True; --resume goes on '
-     'from the newest checkpoint'),
+    (r'No space left on device|Disk quota exceeded',
+     'the disk of the work directory, or of /tmp, is full: make room there; --resume goes on from the newest checkpoint'),
+    (r'DefaultCPUAllocator: can\'t allocate memory|Cannot allocate memory', _MEMORY),
     (r'Connection (?:closed|reset) by peer|gloo.*(?:[Tt]imed? ?out|closure)|ncclRemoteError|NCCL communicator was aborted|'
      r'Watchdog caught collective operation timeout|Broken pipe',
      'another process of this training was lost, or did not answer in time (env_cfg.dist_cfg.timeout, in seconds); what it said '
@@ -25,5 +27,5 @@ def explain_failure(error: BaseException) -> str | None:
     if not isinstance(error, RuntimeError | OSError | MemoryError):
         return None
     if isinstance(error, MemoryError):
-        return _KNOWN[2][1]
+        return _MEMORY
     return next((sentence for pattern, sentence in _KNOWN if re.search(pattern, str(error), re.DOTALL)), None)

@@ -44,7 +44,7 @@ class Training:
                         '--work-dir', str(work_dir), '--cfg-options', *counted, 'default_hooks.logger.interval=20',
                         "custom_imports.imports=['ralamala_mm','slow_disk']"]
         self.environment = dict(os.environ, PYTHONPATH=os.pathsep.join(
-            [str(Path(__file__).resolve().parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='2')
+            [str(Path(__file__).resolve().parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
 
     def start(self) -> subprocess.Popen:
         """Starts or resumes it; what it prints is added to the work directory's `output.txt`."""
