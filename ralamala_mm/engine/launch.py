@@ -1,5 +1,6 @@
 """Processes and devices: one process, several GPUs, or several CPU processes over gloo."""
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -69,6 +70,8 @@ def start_processes(config: Config) -> None:
     seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     distributed.init_process_group('gloo', rank=rank, world_size=world_size,
                                    timeout=None if seconds is None else timedelta(seconds=seconds))
+    # gloo's threads, when they outlive Python, can end in an abort of a process that has done its work.
+    atexit.register(_leave_processes)
     # MMEngine would hand DDP a GPU index.
     config.setdefault('model_wrapper_cfg',
                       dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
@@ -120,6 +123,11 @@ def _choose_interface(master: str) -> None:
     alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ['WORLD_SIZE']
     if interface and (alone or interface != 'lo'):
         os.environ.setdefault('GLOO_SOCKET_IFNAME', interface)
+
+
+def _leave_processes() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def launched_rank() -> int:
