@@ -125,7 +125,7 @@ CHECKPOINTS = [
     BadInput('a list', loaded(lambda: written([1])), r'holds a list, not a state dict'),
     BadInput('a tensor', loaded(lambda: written(torch.ones(1))), r'holds a Tensor, not a state dict'),
     BadInput('no weights', loaded(lambda: written({'epoch': 1})), r'holds no weights; its entries are epoch'),
-    BadInput('nothing', loaded(lambda: written({}), 'test'), r'holds no weights; its entries are none'),
+    BadInput('nothing', loaded(lambda: written({}), 'test'), r'holds no weights'),
     BadInput('meta of numbers', loaded(lambda: written({'state_dict': weights(), 'meta': 3})), r'its entry `meta` is a int'),
     BadInput('classes that are a number, incomplete', loaded(lambda: written({'state_dict': weights(), 'meta': {
         'dataset_meta': {'classes': 3}}}), 'test'), r'lacks \d+ of the \d+ entries'),
