@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, FlexibleRunner
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -213,12 +213,17 @@ class DependableRunner(MMEngineRunner):
 
 
 def build_runner(config: Config) -> MMEngineRunner:
-    """The config's own `runner_type` if it names one, else ours.
+    """The config's own `runner_type` if it names one, MMEngine's for a `strategy` such as FSDP's, else ours.
 
     Raises:
-        UserError: the weights to start from are not there.
+        UserError: the weights to start from are not there, or there is no GPU for the strategy.
     """
     start = config.get('load_from')
     if start and '://' not in start:
         check_file(Path(start), start)
+    if config.get('strategy'):
+        if not torch.cuda.is_available():
+            raise UserError(f'strategy {config.strategy.get("type")} shards a model over GPUs, and torch sees none here: leave '
+                            'strategy out of the config')
+        return FlexibleRunner.from_cfg(config)
     return RUNNERS.build(config) if 'runner_type' in config else DependableRunner.from_cfg(config)

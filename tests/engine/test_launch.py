@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ralamala_mm.engine import check_process_count, start_processes
+from ralamala_mm.engine import build_runner, check_process_count, start_processes
 from ralamala_mm.engine.launch import launched_rank
 from ralamala_mm.engine.network import interface_of, local_address
 from ralamala_mm.errors import UserError
@@ -105,3 +105,9 @@ def test_the_way_to_another_node():
     assert interface_of('192.0.2.1') is None  # of a range for documentation
     with pytest.raises(UserError, match='is not known on this node'):
         local_address('no-such-node.invalid')
+
+
+def test_a_strategy_without_gpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match='strategy FSDPStrategy shards a model over GPUs, and torch sees none here'):
+        build_runner(Config(dict(strategy=dict(type='FSDPStrategy'))))
