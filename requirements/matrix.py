@@ -29,7 +29,7 @@ def interpreter(version: str) -> str | None:
     """The command of a Python that can make environments; None if it is not there."""
     managed = sorted(Path.home().glob(f'.pyenv/versions/{version}.*/bin/python{version}'))  # whose shims may not run
     for command in [shutil.which(f'python{version}'), *map(str, managed)]:
-        if command and subprocess.run([command, '-c', 'import venv, ensurepip'], capture_output=True, check=False).returncode == 0:
+        if command and subprocess.run([command, '-c', 'import ensurepip'], capture_output=True, check=False).returncode == 0:
             return command
     return None
 
