@@ -11,6 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
 
 from .checked import CHECKED, IMAGES
 from .classes import config_classes, dataset_class
@@ -18,7 +19,6 @@ from .diagnosis import explain_dataset_error
 from .own.coco import smallest_trained, wants_masks
 from .own.coco_check import category_names, check_split
 from .own.coco_files import CocoSplit
-from .own.files import write_in_one_move
 from .own.report import ERROR, Problem, Report, some
 from .scanning import Fault, WorkerKilledError, scan
 from .walking import datasets_of, transforms_of

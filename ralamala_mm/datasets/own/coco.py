@@ -8,12 +8,12 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
 
 from ..classes import config_classes, set_classes
 from ..walking import datasets_of
 from .coco_check import CheckedSplit, category_names, check_split, mended_copy
 from .coco_files import CocoSplit, find_coco
-from .files import write_in_one_move
 from .report import ERROR, MENDED, NOTE, Problem, Report
 from .splits import HELD_OUT, hold_out
 

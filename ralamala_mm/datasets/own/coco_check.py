@@ -16,7 +16,7 @@ import numpy as np
 from ..names import find_file
 from ..segmentations import is_degenerate, outlines, segmentation_problem
 from .coco_files import CocoSplit
-from .files import image_sizes
+from .image_sizes import image_sizes
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
 
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ralamala_mm.files import write_in_one_move
+
 from .class_names import Colour
-from .files import image_size, write_in_one_move
+from .image_sizes import image_size
 from .mask_files import MaskSplit
 from .splits import is_image
 

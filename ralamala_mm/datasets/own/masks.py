@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from ralamala_mm.files import write_in_one_move
+
 from ..classes import set_classes
 from ..walking import datasets_of, replace_transforms
-from .files import write_in_one_move
 from .mask_check import IGNORED, CheckedMasks, check_masks, write_converted
 from .mask_files import MaskSplit, find_masks
 from .mask_reading import Reading, config_reading, find_reading, is_the_config_s_own, shares, value_problems

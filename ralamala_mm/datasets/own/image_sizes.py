@@ -1,8 +1,5 @@
-"""Reading how large an image is, and writing files that several processes may write at once."""
+"""Reading how large an image is."""
 
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -25,14 +22,3 @@ def image_sizes(path: Path | str) -> tuple[tuple[int, int], tuple[int, int]] | N
     except Exception:  # decoders of broken files raise whatever they come upon; the file is told with its name when it is read
         return None
     return ((height, width) if lies_on_its_side else (width, height)), (width, height)
-
-
-def write_in_one_move(path: Path, write: Callable[[Path], object]) -> Path:
-    """Lets `write` fill a file of another name beside `path` and moves it there whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    write(Path(name))
-    os.chmod(name, 0o644)  # temporary files are for their owner alone
-    os.replace(name, path)
-    return path
