@@ -30,6 +30,11 @@ class RefusedError(pickle.UnpicklingError):
     """Reading would take more than data; the text names what."""
 
 
+def _named(value: object) -> str:
+    """A short text in quotes, or only the type of what else a file holds: it may take for ever to print."""
+    return repr(value[:40]) if isinstance(value, (str, bytes)) else f'of type {type(value).__name__}'
+
+
 @dataclass
 class Storage:
     """The bytes that tensors lie in, and the type of their elements."""
@@ -61,7 +66,7 @@ class _NumberType:
 
 def _number_type(code: str, *_) -> _NumberType:
     if not isinstance(code, str) or not re.fullmatch(r'[<>|=]?(?:[biufcSU]\d{1,9}|\?)', code):
-        raise RefusedError(f'numpy.dtype({code!r:.40})')
+        raise RefusedError(f'numpy.dtype({_named(code)})')
     return _NumberType(numpy.dtype(code))
 
 
@@ -147,7 +152,7 @@ def _parameter(data: Tensor, *_) -> Tensor:
 def _latin1(text: str, encoding: str) -> bytes:
     """How protocol 2 writes bytes."""
     if encoding not in ('latin1', 'latin-1'):
-        raise RefusedError(f'_codecs.encode to {encoding!r:.20}')
+        raise RefusedError(f'_codecs.encode to {_named(encoding)}')
     return text.encode('latin1')
 
 
@@ -309,7 +314,7 @@ class DataUnpickler(pickle._Unpickler):
     def persistent_load(self, identity: object) -> Storage:
         kind, *others = identity if isinstance(identity, tuple) else (None,)
         if kind not in ('storage', b'storage') or self.make_storage is None:
-            raise RefusedError(f'a persistent id {kind!r:.40}')
+            raise RefusedError(f'a persistent id {_named(kind)}')
         dtype, key, _, count, *view = others
         if not isinstance(dtype, torch.dtype) or not isinstance(key, (str, bytes)) or not _are_sizes((count,)) or any(view):
             raise ValueError('a storage without type or size')

@@ -47,9 +47,7 @@ watching = False
 
 
 def _listen(event: str, arguments: tuple) -> None:
-    # PyTorch imports parts of itself when they are first needed.
-    is_torch = event == 'exec' and arguments[0].co_filename.startswith(os.path.dirname(torch.__file__))
-    if watching and event.startswith(ALARMS) and not is_torch:
+    if watching and event.startswith(ALARMS):
         alarms.append(f'{event} {arguments!r:.200}')
 
 
