@@ -132,7 +132,7 @@ class RunsCode:
 
 def test_a_file_that_runs_code_needs_trust(tmp_path: Path, call: Callable):
     target, path, out = tmp_path / 'executed', tmp_path / 'in.pth', tmp_path / 'out.pth'
-    torch.save({'state_dict': RAVLT('t').state_dict(), 'meta': RunsCode(target)}, path)
+    torch.save({'state_dict': RAVLT('t').state_dict(), 'meta': {'by': RunsCode(target)}}, path)
     refused = call('python', 'tools/convert_checkpoint.py', path, out)
     assert refused.returncode == 1
     assert 'could run code when read, so it is refused; if you trust who made it, --trust-checkpoint' in refused.stderr
