@@ -16,18 +16,19 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from namespaces import ADDRESSES, TwoNodes, why_not
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 DEMO = ROOT / 'configs' / 'demo'
 # One step on all 8 pictures at once, whoever has which: then the learning rate of 1 leaves the gradient as the difference of
 # the weights. Class weights would make the loss an average over each process's own pixels.
 TRAINING = """
 _base_ = '{demo}/semanticfpn_ravlt_t_shapes.py'
-model = dict(decode_head=dict(dropout_ratio=0, loss_decode=dict(class_weight=None)))
-train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+custom_imports = dict(imports=['ralamala_mm', 'plain_convolutions'])
+model = dict(data_preprocessor=dict(size=(64, 64)), decode_head=dict(dropout_ratio=0, loss_decode=dict(class_weight=None)))
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+                  dict(type='Resize', scale=(64, 64)), dict(type='PackSegInputs')]
 train_dataloader = dict(batch_size={images}, num_workers=0, persistent_workers=False,
                         dataset=dict(data_root='{data}', pipeline=train_pipeline))
 val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}'))
@@ -58,7 +59,7 @@ def alone(*command: object) -> str:
 def start(nodes: TwoNodes, node: int, log: Path, script: str, *arguments: object) -> subprocess.Popen:
     """One node's part of a distributed run."""
     return nodes.start(node, log, ROOT / 'tools' / script, *arguments, NNODES='2', MASTER_ADDR=ADDRESSES[0], PORT='29531',
-                       PYTHON=sys.executable, OMP_NUM_THREADS='1', JOIN_TIMEOUT='120')
+                       PYTHONPATH=str(HERE), PYTHON=sys.executable, OMP_NUM_THREADS='1', JOIN_TIMEOUT='120')
 
 
 def together(folder: Path, script: str, *arguments: object) -> str:
@@ -235,6 +236,7 @@ if __name__ == '__main__':
     parser.add_argument('parts', nargs='*', choices=[*PARTS, []], help='what to show; all by default')
     parser.add_argument('--short', action='store_true', help='less of each')
     args = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for each other are slow where other processes run too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed
     if reason := why_not():
         sys.exit(reason)
