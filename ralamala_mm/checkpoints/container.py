@@ -24,8 +24,12 @@ class NotACheckpointError(ValueError):
     """The file is something else; the text completes 'checkpoint X …'."""
 
 
-def load_data(path: Path) -> object:
+def load_data(path: Path, tensors: bool = True) -> object:
     """Reads a file that torch.save wrote, with tensors on the CPU, without running code from it.
+
+    Args:
+        path: the file.
+        tensors: False leaves their bytes in a file of PyTorch 1.6 or later unread: they have their shapes, and any values.
 
     Raises:
         RefusedError: that takes more than data.
@@ -33,14 +37,14 @@ def load_data(path: Path) -> object:
         Exception: of nearly any type, where the file is damaged.
     """
     with path.open('rb') as file:
-        content = _load_from(file, path.stat().st_size)
+        content = _load_from(file, path.stat().st_size, tensors)
     check_nesting(content)
     return content
 
 
-def _load_from(file: BinaryIO, size: int) -> object:
+def _load_from(file: BinaryIO, size: int, tensors: bool) -> object:
     if zipfile.is_zipfile(file):
-        return _load_zip(file, size)
+        return _load_zip(file, size, tensors)
     file.seek(0)
     if tarfile.is_tarfile(file):
         raise RefusedError('a tar archive, the format of before 2017')
@@ -51,7 +55,7 @@ def _load_from(file: BinaryIO, size: int) -> object:
     return _load_legacy(file, size)
 
 
-def _load_zip(file: BinaryIO, size: int) -> object:
+def _load_zip(file: BinaryIO, size: int, tensors: bool) -> object:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
@@ -72,8 +76,9 @@ def _load_zip(file: BinaryIO, size: int) -> object:
                 if entry.file_size != count * dtype.itemsize:
                     raise ValueError(f'storage {key} is of another size than it should be')
                 content = torch.empty(entry.file_size, dtype=torch.uint8)
-                with archive.open(entry) as part:
-                    _fill(content, part)
+                if tensors:
+                    with archive.open(entry) as part:
+                        _fill(content, part)
                 storages[key] = Storage(content, dtype)
             return storages[key]
 

@@ -48,13 +48,14 @@ def near_names(path: Path, pattern: str = '*') -> str:
     return f'; did you mean {" or ".join(str(folder / name) for name in near)}?' if near else ''
 
 
-def read_checkpoint(location: str, trusted: bool | None = None) -> Mapping:
+def read_checkpoint(location: str, trusted: bool | None = None, tensors: bool = True) -> Mapping:
     """Reads a checkpoint from a path, a URL or any store that MMEngine's file backends know.
 
     Args:
         location: path or URL.
         trusted: let the file run code, as Python's pickle does, if it cannot be read without. Only for files from people you
             trust. None does what the command line says, see `trust_checkpoints`.
+        tensors: False leaves their values unread, for those who want to know the rest of a large file.
 
     Returns:
         What the file holds, with tensors on the CPU.
@@ -65,15 +66,15 @@ def read_checkpoint(location: str, trusted: bool | None = None) -> Mapping:
     trusted = is_trusting() if trusted is None else trusted
     if location.startswith(('http://', 'https://')):
         path = fetch(location)
-        return _read_file(path, f'{location} (kept as {path})', trusted)
+        return _read_file(path, f'{location} (kept as {path})', trusted, tensors)
     if '://' not in location:
-        return _read_file(Path(location).expanduser(), location, trusted)
+        return _read_file(Path(location).expanduser(), location, trusted, tensors)
     try:
         store = get_file_backend(location)
     except (KeyError, ValueError, ImportError, TypeError, AssertionError) as error:
         raise UserError(f'checkpoint {location} lies in a store that cannot be reached here ({error})') from error
     with store.get_local_path(location) as path:
-        return _read_file(Path(path), location, trusted)
+        return _read_file(Path(path), location, trusted, tensors)
 
 
 def fetch(url: str) -> Path:
@@ -113,10 +114,10 @@ def check_file(path: Path, location: str) -> None:
         raise UserError(f'checkpoint {location} is empty; an interrupted download or a full disk leaves such files')
 
 
-def _read_file(path: Path, location: str, trusted: bool) -> Mapping:
+def _read_file(path: Path, location: str, trusted: bool, tensors: bool) -> Mapping:
     check_file(path, location)
     try:
-        content = _load(path, trusted)
+        content = _load(path, trusted, tensors)
     except RefusedError as error:
         raise UserError(_refusal(location, str(error))) from error
     except NotACheckpointError as error:
@@ -132,14 +133,14 @@ def _read_file(path: Path, location: str, trusted: bool) -> Mapping:
     return content
 
 
-def _load(path: Path, trusted: bool) -> object:
+def _load(path: Path, trusted: bool, tensors: bool) -> object:
     with path.open('rb') as file:
         start = file.read(512)
     for pattern, what in _OTHER_FILES.items():
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             raise NotACheckpointError(what)
     try:
-        return load_data(path)
+        return load_data(path, tensors)
     except RefusedError as error:
         if not trusted:
             raise

@@ -37,7 +37,7 @@ def training_progress(path: Path) -> Mapping | None:
     Raises:
         UserError: the file cannot be read.
     """
-    content = read_checkpoint(str(path))
+    content = read_checkpoint(str(path), tensors=False)
     meta = content.get('meta')
     if not content.keys() >= {'meta', 'message_hub', 'optimizer'} or not isinstance(meta, Mapping):
         return None

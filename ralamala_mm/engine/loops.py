@@ -72,6 +72,10 @@ class _BegunIterator:
     def __iter__(self) -> '_BegunIterator':
         return self
 
+    def skip_iter(self, count: int) -> None:
+        """OneDL's MMEngine passes so many over at once, where the other asks for each."""
+        self._done -= count
+
     def __next__(self) -> Sequence[dict] | None:
         if self._done:
             self._done -= 1

@@ -31,6 +31,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
     Raises:
         UserError: the file is missing, damaged or no training's checkpoint, or none in the work directory is whole.
     """
+    start = config.get('load_from')
     if resume is not None:
         config.resume, config.load_from = True, None if resume == 'auto' else resume
     if not config.get('resume'):
@@ -48,7 +49,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
             raise UserError(f'--resume: no checkpoint in {config.work_dir} is whole ({"; ".join(notes)}); move them away to '
                             'start from the beginning')
         if path is None:
-            config.resume = False
+            config.resume, config.load_from = False, start
             return [f'--resume: there is no checkpoint in {config.work_dir}; the training starts at its beginning']
     meta = training_progress(Path(path))
     if meta is None:

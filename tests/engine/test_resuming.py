@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 from toy_training import run_toy, toy_config
 
-from ralamala_mm.checkpoints.whole import damage, newest_whole
+from ralamala_mm.checkpoints import read_checkpoint
+from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
 from ralamala_mm.engine import claim_work_dir, use_resume
 from ralamala_mm.errors import UserError
 
@@ -159,3 +160,19 @@ def test_a_work_directory_that_cannot_be(tmp_path: Path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='cannot be written to'):
         claim_work_dir(str(tmp_path / 'file' / 'work'))
+
+
+def test_the_progress_is_found_without_reading_the_tensors(folder: Path):
+    content = read_checkpoint(str(folder / 'epoch_3.pth'), tensors=False)
+    assert content['meta']['iter'] == training_progress(folder / 'epoch_3.pth')['iter'] == 15
+    assert content['state_dict']['layers.0.weight'].shape == (8, 4)
+    whole = read_checkpoint(str(folder / 'epoch_3.pth'))
+    assert torch.equal(whole['state_dict']['layers.0.weight'],
+                       torch.load(folder / 'epoch_3.pth', weights_only=False)['state_dict']['layers.0.weight'])
+
+
+def test_weights_to_start_from_stay_without_a_checkpoint(tmp_path: Path):
+    """Jobs that restart themselves always resume; at their first start they fine-tune."""
+    config = config_of(tmp_path, load_from='weights.pth')
+    use_resume(config, 'auto')
+    assert (config.resume, config.load_from) == (False, 'weights.pth')

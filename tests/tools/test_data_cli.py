@@ -57,7 +57,7 @@ def test_data_that_cannot_be_used(call: Callable, own_data: Path, tmp_path: Path
     assert 'ERROR  all: image ids used twice: 1 (0)' in result.stdout
     assert 'error: the data in' in result.stderr
     assert 'Traceback' not in result.stderr
-    assert not (tmp_path / 'w').exists()
+    assert [path.name for path in (tmp_path / 'w').iterdir()] == ['.training.lock']
 
 
 def test_without_a_network(call: Callable, shapes_root: Path, tmp_path: Path):
