@@ -91,6 +91,5 @@ def _is_due(runner: Runner) -> bool:
     loop = runner.train_loop
     if getattr(loop, 'batches_done', 0):
         return False
-    counts_epochs = loop.max_epochs > 1 or hasattr(loop, 'run_epoch')
-    place, last = (loop.epoch, loop.max_epochs) if counts_epochs else (loop.iter, loop.max_iters)
+    place, last = (loop.epoch, loop.max_epochs) if hasattr(loop, 'run_epoch') else (loop.iter, loop.max_iters)
     return place >= loop.val_begin and (place % loop.val_interval == 0 or place == last)

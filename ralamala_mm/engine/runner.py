@@ -167,7 +167,8 @@ class DependableRunner(MMEngineRunner):
         checkpoint['meta'] = {key: value for key, value in checkpoint.get('meta', {}).items() if key != 'config'}
         self._batches = checkpoint['meta'].get('batches', (0, 0))
         self._gradients = checkpoint.get(GRADIENTS, {})
-        checkpoint.setdefault('state_dict', find_weights(checkpoint, filename))  # where hooks look for it
+        if 'state_dict' not in checkpoint:
+            checkpoint['state_dict'] = find_weights(checkpoint, filename)  # where hooks look for it
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self._unwrapped_model()
         # train() builds the loop before it loads; until then this is the config of it, in test() too.
