@@ -11,7 +11,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from torch.distributed import DistNetworkError, DistStoreError
+import torch.distributed
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
@@ -26,6 +26,9 @@ from ralamala_mm.engine.elastic import run_elastic  # noqa: E402
 from ralamala_mm.engine.network import local_address  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
 
+# torch before 2.2 raises a RuntimeError instead, which shows as such.
+NETWORK_ERRORS = tuple(vars(torch.distributed)[name] for name in ('DistNetworkError', 'DistStoreError')
+                       if hasattr(torch.distributed, name))
 LATECOMERS = 300  # seconds for which a node tries to reach node 0 at the start
 
 
@@ -114,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
         code = run_elastic(config, [program, *words])
     except SignalException as error:  # SIGINT: the terminal's Ctrl-C
         sys.exit(128 + error.sigval)
-    except (RendezvousError, DistNetworkError, DistStoreError) as error:
+    except (RendezvousError, *NETWORK_ERRORS) as error:
         raise explain(error, nodes) from error
     sys.exit(code)
 

@@ -28,16 +28,16 @@ def damage(path: Path) -> str | None:
     return f'its part {part} does not match its checksum' if part else None
 
 
-def training_progress(path: Path) -> Mapping | None:
+def training_progress(location: str | Path) -> Mapping | None:
     """The `meta` of a checkpoint that a training can go on from; None if it is not one.
 
     Args:
-        path: a local file.
+        location: path, or URL of any store that `read_checkpoint` knows.
 
     Raises:
         UserError: the file cannot be read.
     """
-    content = read_checkpoint(str(path), tensors=False)
+    content = read_checkpoint(str(location), tensors=False)
     meta = content.get('meta')
     if not content.keys() >= {'meta', 'message_hub', 'optimizer'} or not isinstance(meta, Mapping):
         return None

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import FrameType
+from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -48,7 +49,8 @@ def run_elastic(config: LaunchConfig, command: list[str]) -> int:
         role=config.role, local_world_size=config.nproc_per_node, entrypoint=command[0], args=tuple(command[1:]),
         rdzv_handler=handler, max_restarts=config.max_restarts, monitor_interval=config.monitor_interval,
         master_addr=master_addr, master_port=master_port, local_addr=config.local_addr)
-    agent = PatientAgent(specification, config.logs_specs, start_method=config.start_method)
+    logs = dict(logs_specs=config.logs_specs) if hasattr(config, 'logs_specs') else {}  # from torch 2.3 on
+    agent = PatientAgent(specification, **logs, start_method=config.start_method)
     try:
         result = agent.run()
     except (SystemExit, SignalException):
@@ -86,10 +88,18 @@ class PatientAgent(LocalElasticAgent):
     _deadline = float('inf')
 
     def __init__(self, *args, **kwargs) -> None:
+        self._signals = [signum for signum in _STOP_CODES if signal.getsignal(signum) != signal.SIG_IGN]  # as nohup sets SIGHUP
         super().__init__(*args, **kwargs)
-        for signum in _STOP_CODES:
-            if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup does with SIGHUP
-                signal.signal(signum, self._hand_on)
+        self._listen()
+
+    def _listen(self) -> None:
+        for signum in self._signals:
+            signal.signal(signum, self._hand_on)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        workers = super()._start_workers(worker_group)
+        self._listen()  # torch before 2.9 knows no TORCHELASTIC_SIGNALS_TO_HANDLE and takes them for itself
+        return workers
 
     def _hand_on(self, signum: int, frame: FrameType | None) -> None:
         handlers = self._pcontext.subprocess_handlers.values() if self._pcontext else []

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ralamala_mm.checkpoints import check_file
+from ralamala_mm.checkpoints import check_file, fetch
 from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import write_in_one_move
@@ -23,7 +23,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
 
     Args:
         config: changed in place: `resume`, `load_from` and the seed.
-        resume: 'auto', a path, or None for what the config says.
+        resume: 'auto', a path or URL, or None for what the config says.
 
     Returns:
         Sentences for the user: where it goes on, and which checkpoints were passed over.
@@ -38,11 +38,12 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
         return []
     if config.get('load_from'):
         path, notes = config.load_from, []
-        if '://' in path:
-            return []
-        check_file(Path(path), path)
-        if problem := damage(Path(path)):
-            raise UserError(f'checkpoint {path} is damaged: {problem}; --resume without a path takes the newest whole one')
+        if path.startswith(('http://', 'https://')):
+            path = str(fetch(path))
+        if '://' not in path:
+            check_file(Path(path), path)
+            if problem := damage(Path(path)):
+                raise UserError(f'checkpoint {path} is damaged: {problem}; --resume without a path takes the newest whole one')
     else:
         path, notes = newest_whole(Path(config.work_dir))
         if path is None and notes:
@@ -51,7 +52,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
         if path is None:
             config.resume, config.load_from = False, start
             return [f'--resume: there is no checkpoint in {config.work_dir}; the training starts at its beginning']
-    meta = training_progress(Path(path))
+    meta = training_progress(path)
     if meta is None:
         raise UserError(f'{path} holds weights but no training state to resume: start from it with '
                         f'--cfg-options load_from={path}, without --resume')

@@ -86,7 +86,7 @@ class DependableRunner(MMEngineRunner):
         if isinstance(loop, dict) and (ours := _LOOPS.get(loop.get('type', loop.get('by_epoch')))):
             loop = ConfigDict({key: value for key, value in loop.items() if key != 'by_epoch'}, type=ours)
             if isinstance(self._train_dataloader, dict):
-                done = training_progress(Path(self._load_from))['iter'] if self._resume and ours == 'ContinuingIterLoop' else 0
+                done = training_progress(self._load_from)['iter'] if self._resume and ours == 'ContinuingIterLoop' else 0
                 self._train_dataloader = continuing_loader(self._train_dataloader, done)
         loop = super().build_train_loop(loop)
         for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):

@@ -113,6 +113,18 @@ def test_newest_by_what_the_checkpoints_say(folder: Path):
     assert newest_whole(folder)[0] == folder / 'epoch_1.pth'
 
 
+def test_a_url(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('TORCH_HOME', str(folder / 'cache'))
+    monkeypatch.setattr('torch.hub.download_url_to_file', lambda url, path, **_: shutil.copyfile(folder / Path(url).name, path))
+    config = config_of(folder)
+    (note,) = use_resume(config, 'https://example.org/runs/epoch_2.pth')
+    assert config.load_from.startswith(str(folder / 'cache'))
+    assert note.endswith('epoch_2.pth, after iteration 10')
+    cut_short(folder / 'epoch_3.pth')
+    with pytest.raises(UserError, match=r'epoch_3.pth is damaged'):
+        use_resume(config_of(folder), 'https://example.org/runs/epoch_3.pth')
+
+
 def test_other_files_do_not_count(folder: Path):
     torch.save(dict(state_dict={}), folder / 'weights.pth')
     torch.save(torch.zeros(1), folder / 'tensor.pth')

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks and measures on a GPU all that docs/performance.md leaves open, into tables and JSON:  measure_gpu.sh FOLDER
+# Checks and measures on GPUs all that docs/performance.md and docs/clusters.md leave open, into tables and JSON:  measure_gpu.sh FOLDER
 set -euo pipefail
 if (($# != 1)) || [[ $1 == -* ]]; then
     sed -n '2s/^# //p' "$0" >&2
@@ -19,6 +19,7 @@ benchmark() { # NAME SUBCOMMAND …
 }
 
 "$python" -m pytest -q tests/ops tests/backbones | tee "$out/tests.txt" || echo 'some tests failed: see tests.txt' >&2
+"$python" tests/clusters/on_gpus.py | tee "$out/clusters.txt" || echo 'some checks failed: see clusters.txt' >&2
 benchmark backbones backbone ravlt_s mala_s "$swin" "$resnet" --paths naive eager triton --batch 2 --shape 800 1344 --dtype float16 --runs 20
 benchmark compiled backbone ravlt_s mala_s "$swin" --compile --paths eager triton --batch 2 --shape 800 1344 --dtype float16 --runs 20
 benchmark with_cp backbone ravlt_s --with-cp --paths triton --modes forward+backward --batch 2 --shape 800 1344 --dtype float16 --runs 20
