@@ -14,6 +14,7 @@ from ralamala_mm.engine import (
     start_processes,
     use_detection_output,
     use_pictures,
+    use_progress_line,
     use_segmentation_output,
     use_test_time_augmentation,
 )
@@ -34,6 +35,7 @@ def main(args: argparse.Namespace) -> None:
     if args.tta:
         use_test_time_augmentation(config)
     use_checked_loading(config)
+    use_progress_line(config)
     start_processes(config)
     runner = build_runner(config)
     use_detection_output(config, runner, args.out)

@@ -4,6 +4,7 @@ import argparse
 
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
 from ralamala_mm.engine import (
+    RECORDERS,
     add_amp_options,
     build_runner,
     claim_work_dir,
@@ -16,6 +17,8 @@ from ralamala_mm.engine import (
     start_processes,
     use_amp,
     use_auto_scale_lr,
+    use_progress_line,
+    use_recorders,
     use_resume,
 )
 
@@ -35,6 +38,8 @@ def main(args: argparse.Namespace) -> None:
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
     use_skipping(config, args.skip_bad_images, starts_list=first)
+    use_recorders(config, args.log_to)
+    use_progress_line(config)
     notes = [*resumed, settle_pretrained(config)]
     start_processes(config)
     runner = build_runner(config)
@@ -52,6 +57,7 @@ if __name__ == '__main__':
     parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
                         help='go on from PATH, or from the newest checkpoint in the work directory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    parser.add_argument('--log-to', nargs='+', choices=RECORDERS, default=[], help='record curves there too')
     parser.add_argument('--skip-bad-images', type=int, metavar='N',
                         help='leave out up to N images that cannot be used, listed in WORK_DIR/skipped_images.txt')
     run(parser, main)

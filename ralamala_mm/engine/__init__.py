@@ -18,13 +18,15 @@ from .evaluation import (
 from .launch import check_process_count, launched_rank, start_processes
 from .model import build_model
 from .pretrained import settle_pretrained
+from .progress import use_progress_line
+from .recorders import RECORDERS, use_recorders
 from .resuming import use_resume
 from .runner import DependableRunner, build_runner
 from .work_dir import claim_work_dir
 
 __all__ = [
-    'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
+    'RECORDERS', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
     'check_process_count', 'claim_work_dir', 'drop_validation', 'launched_rank', 'load_config', 'prepare_config', 'run',
     'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output',
-    'use_pictures', 'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
+    'use_pictures', 'use_progress_line', 'use_recorders', 'use_resume', 'use_segmentation_output', 'use_test_time_augmentation',
 ]

@@ -21,6 +21,7 @@ from ralamala_mm.errors import UserError
 
 from .failures import explain_failure
 from .launch import launched_rank
+from .progress import wipe_line
 from .stopping import TrainingStoppedError
 
 OTHER_RANKS_WAIT = 3  # seconds
@@ -71,6 +72,8 @@ def tell(error: UserError) -> None:
     sentence = ''.join(letter if letter.isprintable() else ' ' for letter in error.sentence)
     sentence = f'{sentence[:MAX_SENTENCE]} …' if len(sentence) > MAX_SENTENCE else sentence
     end = '' if sentence.endswith(('.', '?')) else '.'
+    if sys.stdout.isatty():
+        wipe_line()
     print(f'error: {f"rank {rank}: " if rank else ""}{sentence}{end}', file=sys.stderr, flush=True)
 
 

@@ -23,6 +23,7 @@ from ralamala_mm.errors import UserError
 
 from .loops import ContinuingEpochLoop
 from .non_finite import NonFiniteHook
+from .progress import NewsFilter
 from .records import DependableLocalVisBackend
 from .resuming import ValidationHook
 from .sampling import continuing_loader
@@ -141,12 +142,18 @@ class DependableRunner(MMEngineRunner):
         self._gradients = {}
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Builds the logger; `quiet_console = True` in the config leaves the console to a progress display."""
+        """Builds the logger.
+
+        `quiet_console = True` in the config leaves the console to a progress display, `progress_line = True` to news beside it.
+        """
         logger = super().build_logger(*args, **kwargs)
-        if self.cfg.get('quiet_console'):
-            for handler in logger.handlers:
-                if not isinstance(handler, logging.FileHandler):
-                    handler.setLevel(logging.WARNING)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                continue
+            if self.cfg.get('quiet_console'):
+                handler.setLevel(logging.WARNING)
+            elif self.cfg.get('progress_line'):
+                handler.addFilter(NewsFilter())
         return logger
 
     def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False,
