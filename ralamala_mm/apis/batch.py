@@ -1,0 +1,161 @@
+"""All inputs of a command: read, predicted, drawn and written; what cannot be read is named and passed over."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+
+from ralamala_mm.datasets.scanning import Progress
+from ralamala_mm.errors import UserError
+from ralamala_mm.version import __version__
+
+from .drawing import draw
+from .inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
+from .loading import is_segmentor, load_model
+from .numbering import labels_as_numbers, numbering_of
+from .predicting import Predictor
+from .results import FilmWriter, Tables, write_coloured, write_mask, write_picture
+
+DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
+_NAMED = 5  # classes in the summary
+
+
+def infer(args: argparse.Namespace) -> None:
+    """What `tools/infer.py` does; its options are the arguments.
+
+    Raises:
+        UserError: an option does not fit, or some inputs could not be read, after all others were done.
+    """
+    sources = find_sources(args.inputs)
+    check_out_dir(Path(args.out_dir), args.inputs, sources)
+    model = load_model(args.config, args.checkpoint, args.device, args.cfg_options)
+    if is_segmentor(model) and args.score_threshold is not None:
+        raise UserError('--score-threshold is for detectors: a segmentor gives every pixel its most likely class')
+    threshold = args.score_threshold if args.score_threshold is not None else 0.0 if is_segmentor(model) else DRAWN_FROM
+    predictor = Predictor(model, args.batch_size, threshold, args.classes, args.tile, args.overlap, args.tta)
+    work = Work(predictor, sources, Path(args.out_dir), args.draw, args.coloured)
+    info = dict(description=f'Predictions of {args.config} with {args.checkpoint}', made_with=f'ralamala_mm {__version__}',
+                score_threshold=threshold, tile=args.tile, overlap=predictor.overlap if args.tile else None, tta=args.tta)
+    work.run(info)
+
+
+class Work:
+    """The inputs of a command and where their results go.
+
+    Args:
+        predictor: with its model.
+        sources: the inputs.
+        out_dir: receives `predictions.json`, `predictions.csv`, `drawn/`, and `masks/`, `coloured/` of a segmentor.
+        draws: write pictures with predictions drawn on them.
+        colours: write a segmentor's masks in colours too.
+    """
+
+    def __init__(self, predictor: Predictor, sources: Sequence[Source], out_dir: Path, draws: bool, colours: bool):
+        self.predictor = predictor
+        self.sources = sources
+        self.out_dir = out_dir
+        self.draws, self.colours = draws, colours
+        self.classes, self.palette = (predictor.model.dataset_meta[key] for key in ('classes', 'palette'))
+        self.drawn_names = name_outputs(sources, drawn_suffix)
+        self.mask_names = name_outputs(sources, lambda source: '.png' if source.kind == 'picture' else '')
+        self.failed: list[str] = []
+        self.done = dict(pictures=0, frames=0)
+
+    def run(self, info: dict) -> None:
+        """Does it all.
+
+        Raises:
+            UserError: some inputs could not be read.
+        """
+        model = self.predictor.model
+        numbering = labels_as_numbers(self.classes) if self.predictor.segments else numbering_of(model.cfg, self.classes)
+        with Tables(self.out_dir, self.classes, self.palette, numbering, info, self.predictor.segments) as self.tables:
+            self._do_pictures([source for source in self.sources if source.kind == 'picture'])
+            for source in self.sources:
+                if source.kind != 'picture':
+                    self._do_film(source)
+        print(self._summary(), flush=True)
+        if self.failed:
+            raise UserError(f'{len(self.failed)} of {len(self.sources)} inputs could not be predicted, as told above: '
+                            f'{", ".join(self.failed[:_NAMED])}{", …" if len(self.failed) > _NAMED else ""}')
+
+    def _do_pictures(self, sources: list[Source]) -> None:
+        if not sources:
+            return
+        by_path = {source.path: source for source in sources}
+        progress = Progress('pictures', len(sources))
+        for path, picture, sample in self.predictor(self._read(sources, progress)):
+            source = by_path[path]
+            mask = self._write_masks(sample, self.mask_names[source])
+            self.tables.add(sample, source.name, path, mask=mask)
+            if self.draws:
+                write_picture(self.out_dir / 'drawn' / self.drawn_names[source], self._drawn(picture, sample))
+            self.done['pictures'] += 1
+            progress.advance(1)
+        progress.end()
+
+    def _read(self, sources: list[Source], progress: Progress) -> Iterator[tuple[str, np.ndarray]]:
+        for source in sources:
+            try:
+                picture = self.predictor.read(source.path)
+            except UserError as error:
+                self._fail(source, error)
+                progress.advance(1)
+                continue
+            yield source.path, picture
+
+    def _do_film(self, source: Source) -> None:
+        """A video's or camera's frames; a camera goes on until Ctrl-C."""
+        try:
+            film = Film(source)
+            if source.kind == 'camera':
+                print(f'camera {source.path}: Ctrl-C ends it', file=sys.stderr, flush=True)
+            progress = Progress(source.name, film.count) if film.count else None
+            writer = FilmWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
+            with writer if self.draws else nullcontext():
+                try:
+                    for frame, picture, sample in self.predictor(enumerate(film)):
+                        mask = self._write_masks(sample, self.mask_names[source] / f'{frame:06}.png')
+                        self.tables.add(sample, source.name, frame=frame, mask=mask)
+                        if self.draws:
+                            writer.write(self._drawn(picture, sample))
+                        self.done['frames'] += 1
+                        if progress:
+                            progress.advance(1)
+                except KeyboardInterrupt:
+                    if source.kind != 'camera':
+                        raise
+            if progress:
+                progress.end()
+        except UserError as error:
+            self._fail(source, error)
+
+    def _fail(self, source: Source, error: UserError) -> None:
+        self.failed.append(source.path)
+        print(f'not predicted: {error.sentence}', file=sys.stderr, flush=True)
+
+    def _drawn(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        return draw(picture, sample, self.classes, self.palette)
+
+    def _write_masks(self, sample: BaseDataElement, name: PurePosixPath) -> str | None:
+        if not self.predictor.segments:
+            return None
+        write_mask(self.out_dir / 'masks' / name, sample)
+        if self.colours:
+            write_coloured(self.out_dir / 'coloured' / name, sample, self.palette)
+        return f'masks/{name}'
+
+    def _summary(self) -> str:
+        done = ' and '.join(f'{count} {what if count != 1 else what[:-1]}' for what, count in self.done.items() if count) \
+            or 'no pictures'
+        found = sorted(((count, name) for name, count in self.tables.counts.items() if count), reverse=True)
+        total = sum(count for count, _ in found)
+        if self.predictor.segments:
+            what = ', '.join(f'{name} {100 * count / total:.0f} %' for count, name in found[:_NAMED])
+        else:
+            what = f'{total} objects' + (': ' if found else '') + ', '.join(f'{count} {name}' for count, name in found[:_NAMED])
+        return f'{done}; {what}{", …" if len(found) > _NAMED else ""}; in {self.out_dir}'

@@ -1,0 +1,138 @@
+"""Predictions drawn on a picture, to be read at any size: lines and letters grow with it, labels keep out of each other's way."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from mmengine.structures import BaseDataElement
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .colours import Colour, readable_on
+from .masks import decode
+
+_LETTERS = 0.019  # height of letters, in the root of the picture's area
+_SMALLEST_LETTERS = 11  # pixels
+_MASK, _AREA = 0.45, 0.5  # how much of the colour there is on an object, and on a segmentor's area
+_NAMED = 0.003  # share of the picture from which on a segmentor's area gets its name
+_LOOKED_AT = 1000  # pixels of the longer side at which places for names are looked for
+
+
+def draw(picture: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[Colour]) -> np.ndarray:
+    """A copy of a picture with its predictions.
+
+    Args:
+        picture: `[H, W, 3]` BGR uint8.
+        sample: its data sample, of `predict`.
+        classes: names of the labels.
+        palette: their colours.
+    """
+    canvas = np.ascontiguousarray(picture).copy()
+    way = _draw_areas if 'pred_sem_seg' in sample else _draw_objects
+    return way(canvas, sample, classes, palette)
+
+
+def _sizes(picture: np.ndarray) -> tuple[int, int]:
+    """Height of letters and width of lines in pixels."""
+    letters = max(_SMALLEST_LETTERS, round(_LETTERS * (picture.shape[0] * picture.shape[1]) ** 0.5))
+    return letters, max(1, round(letters / 7))
+
+
+def _draw_objects(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[Colour]) -> np.ndarray:
+    found = sample.pred_instances
+    letters, line = _sizes(canvas)
+    order = found.scores.argsort(descending=True).tolist()
+    boxes, labels = found.bboxes.round().int().tolist(), found.labels.tolist()
+    # The best lies on top: it is drawn last.
+    for i in reversed(order):
+        colour = palette[labels[i]][::-1]
+        if 'masks' in found:
+            mask = found.masks[i]
+            _draw_mask(canvas, mask.numpy() if isinstance(mask, Tensor) else decode(mask), colour, line)
+    for i in reversed(order):
+        x1, y1, x2, y2 = boxes[i]
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), palette[labels[i]][::-1], line, cv2.LINE_AA)
+    texts = [(f'{classes[labels[i]]} {float(found.scores[i]):.2f}', boxes[i], palette[labels[i]]) for i in order]
+    return _write_labels(canvas, texts, letters, line)
+
+
+def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour, line: int) -> None:
+    """Tints the mask's pixels and draws its outline, in place; only the part of the picture that it is in is touched."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return
+    place = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    part, inside = canvas[place], np.ascontiguousarray(mask[place], np.uint8)
+    tinted = cv2.addWeighted(part, 1 - _MASK, np.full_like(part, colour), _MASK, 0)
+    cv2.copyTo(tinted, inside, part)
+    outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    part = np.ascontiguousarray(part)
+    cv2.drawContours(part, outlines, -1, colour, max(1, line // 2), cv2.LINE_AA)
+    canvas[place] = part
+
+
+@lru_cache(maxsize=8)
+def _font(letters: int) -> ImageFont.FreeTypeFont:
+    # Latin, Greek and Cyrillic letters; it comes with Matplotlib, which MMEngine needs.
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), letters)
+
+
+def _write_labels(canvas: np.ndarray, texts: Sequence[tuple[str, Sequence[int], Colour]], letters: int, line: int) -> np.ndarray:
+    """Names of boxes, the most important first: each above its box, or where it hides no other."""
+    font, gap = _font(letters), max(2, letters // 5)
+    picture = Image.fromarray(np.ascontiguousarray(canvas[:, :, ::-1]))
+    pen = ImageDraw.Draw(picture)
+    taken: list[tuple[int, int, int, int]] = []
+    for text, (x1, y1, x2, y2), colour in texts:
+        width, height = round(font.getlength(text)) + 2 * gap, letters + 2 * gap
+        places = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2 - height), (x2, y1)]
+        boxes = [_moved_inside(x, y, width, height, canvas) for x, y in places]
+        box = next((box for box in boxes if not any(_touch(box, other) for other in taken)), boxes[0])
+        taken.append(box)
+        pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=tuple(colour))
+        pen.text((box[0] + gap, (box[1] + box[3]) / 2), text, readable_on(colour), font, anchor='lm')
+    return np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+
+
+def _moved_inside(x: int, y: int, width: int, height: int, canvas: np.ndarray) -> tuple[int, int, int, int]:
+    x, y = max(0, min(x, canvas.shape[1] - width)), max(0, min(y, canvas.shape[0] - height))
+    return x, y, x + width, y + height
+
+
+def _touch(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+def _draw_areas(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[Colour]) -> np.ndarray:
+    labels = sample.pred_sem_seg.data[0].numpy()
+    known = labels < len(classes)  # others were not asked for
+    colours = np.array([*palette[:len(classes)], (0, 0, 0)], np.uint8)[:, ::-1]
+    tint = colours[np.minimum(labels, len(classes))]
+    tinted = cv2.addWeighted(canvas, 1 - _AREA, tint, _AREA, 0)
+    cv2.copyTo(tinted, known.astype(np.uint8), canvas)
+    letters, line = _sizes(canvas)
+    texts = []
+    for label, (x, y) in _places_for_names(labels, len(classes)):
+        width = round(_font(letters).getlength(classes[label]))
+        texts.append((classes[label], (x - width // 2, y + letters // 2, x, y), palette[label]))
+    return _write_labels(canvas, texts, letters, line)
+
+
+def _places_for_names(labels: np.ndarray, count: int) -> list[tuple[int, tuple[int, int]]]:
+    """(label, (x, y)) for the areas that are worth a name, larger ones first: the place furthest from the area's border."""
+    scale = max(1, max(labels.shape) / _LOOKED_AT)
+    size = (max(1, round(labels.shape[1] / scale)), max(1, round(labels.shape[0] / scale)))
+    small = cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    values, counts = np.unique(small, return_counts=True)
+    places = []
+    for value, pixels in sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]):
+        if value < count and pixels >= _NAMED * small.size:
+            # Zero around the picture, so that its edge counts as a border.
+            inside = cv2.copyMakeBorder((small == value).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+            distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+            y, x = np.unravel_index(distance.argmax(), distance.shape)
+            places.append((value, (round((x - 1) * scale), round((y - 1) * scale))))
+    return places

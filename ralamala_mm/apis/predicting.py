@@ -1,0 +1,199 @@
+"""Predictions for pictures, in order: batches of one shape, tiles, and what is left out of them."""
+
+import difflib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ralamala_mm.errors import OptionError, UserError
+
+from .loading import is_segmentor
+from .pipeline import Preparation, augmented_model
+from .tiled_detection import detect_in_tiles
+from .tiled_segmentation import segment_in_tiles
+from .tiling import check_tiles
+
+IGNORED = 255  # pixels of classes that were not asked for, as in MMSegmentation's masks
+_SEARCHED = 4  # batches' worth of pictures among which those of one shape are looked for
+
+
+def predict(model: nn.Module, images: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], batch_size: int = 1,
+            score_threshold: float = 0.0, classes: Sequence[str] | None = None, tile: int | None = None,
+            overlap: int | None = None, tta: bool = False) -> BaseDataElement | list[BaseDataElement]:
+    """Predicts one picture or several.
+
+    Args:
+        model: of `load_model`.
+        images: paths, or pictures `[H, W, 3]` BGR uint8 as OpenCV reads them; one, or a list of them.
+        batch_size: pictures at a time. Only pictures of one shape share a batch, so that none is padded for another.
+        score_threshold: detections below it are left out.
+        classes: names of the classes that are kept, all by default; a segmentor's pixels of others become 255.
+        tile: predict in tiles of so many pixels, for pictures that are larger. Instance masks are then COCO's run-length
+            encodings, as MMDetection's metrics take them, instead of a tensor.
+        overlap: pixels that neighbouring tiles share; a quarter of the tile by default. Objects up to this size are whole in
+            a tile, larger ones are looked for in the picture as a whole, made small.
+        tta: test-time augmentation, as the config has it, or flips for detectors.
+
+    Returns:
+        MMDetection's `DetDataSample` with `pred_instances`, or MMSegmentation's `SegDataSample` with `pred_sem_seg` `[1, H, W]`
+        (the logits are dropped), on the CPU: one for one picture, a list for a list.
+
+    Raises:
+        UserError: a picture cannot be read, or an option does not fit; `OptionError` for numbers out of range.
+    """
+    predictor = Predictor(model, batch_size, score_threshold, classes, tile, overlap, tta)
+    is_one = isinstance(images, str | Path | np.ndarray)
+    named = ((image, predictor.read(image)) for image in ([images] if is_one else images))
+    samples = [sample for _, _, sample in predictor(named)]
+    return samples[0] if is_one else samples
+
+
+class Predictor:
+    """What `predict` does, for pictures that come one after the other; the arguments are those of `predict`.
+
+    Raises:
+        UserError: an option does not fit; `OptionError` for numbers out of range.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int = 1, score_threshold: float = 0.0, classes: Sequence[str] | None = None,
+                 tile: int | None = None, overlap: int | None = None, tta: bool = False):
+        if batch_size < 1:
+            raise OptionError(f'a batch of {batch_size} pictures: it takes a whole number from 1')
+        if not 0 <= score_threshold <= 1:
+            raise OptionError(f'a score threshold of {score_threshold}: scores lie between 0 and 1')
+        self.model = model
+        self.segments = is_segmentor(model)
+        self.batch_size = batch_size
+        self.score_threshold = score_threshold
+        self.labels = labels_of(classes, model.dataset_meta['classes']) if classes else None
+        self.tile, self.overlap = tile, check_tiles(tile, overlap)
+        self._preparation = Preparation(model.cfg, tta)
+        self.read = self._preparation.read
+        self._stepper = augmented_model(model.cfg, model) if tta else model
+
+    def __call__(self, items: Iterable[tuple[object, np.ndarray]]) -> Iterator[tuple[object, np.ndarray, BaseDataElement]]:
+        """Predicts pictures that `read` gave.
+
+        Args:
+            items: a name for the caller, and a picture `[H, W, 3]`. A path as a name is noted in the data sample.
+
+        Yields:
+            Name, picture and data sample, in order.
+        """
+        items = iter(items)
+        size = self.batch_size * (_SEARCHED if self.batch_size > 1 else 1)
+        while window := list(itertools.islice(items, size)):
+            paths = [str(name) if isinstance(name, str | Path) else None for name, _ in window]
+            pictures = [picture for _, picture in window]
+            if self.tile:
+                samples = map(self._in_tiles, pictures, paths)
+            else:
+                samples = self.infer(pictures, paths)
+            for (name, picture), sample in zip(window, samples, strict=True):
+                yield name, picture, self._selected(sample)
+
+    @torch.no_grad()
+    def infer(self, pictures: Sequence[np.ndarray], paths: Sequence[str | None] | None = None,
+              keeps_logits: bool = False) -> list[BaseDataElement]:
+        """The model's predictions for pictures, each as a whole, on the CPU.
+
+        Args:
+            pictures: `[H, W, 3]` each.
+            paths: of their files.
+            keeps_logits: a segmentor's `seg_logits` `[C, H, W]` at the picture's size.
+        """
+        samples: list = [None] * len(pictures)
+        groups = defaultdict(list)
+        with DefaultScope.overwrite_default_scope(self.model.cfg.default_scope):
+            for i, picture in enumerate(pictures):
+                self._check_memory(picture, keeps_logits)
+                prepared = self._preparation.prepare(picture, paths[i] if paths else None)
+                inputs = prepared['inputs']
+                views = [inputs] if isinstance(inputs, Tensor) else inputs
+                groups[tuple(view.shape for view in views)].append((i, prepared))
+            for group in groups.values():
+                for start in range(0, len(group), self.batch_size):
+                    batch = group[start:start + self.batch_size]
+                    predicted = self._step([prepared for _, prepared in batch])
+                    for (i, _), sample in zip(batch, predicted, strict=True):
+                        if self.segments and not keeps_logits:
+                            sample.pop('seg_logits', None)
+                        sample.set_metainfo(dict(ori_shape=pictures[i].shape[:2]))
+                        samples[i] = sample.cpu()
+        return samples
+
+    def _step(self, prepared: list[dict]) -> list[BaseDataElement]:
+        try:
+            return self._stepper.test_step(pseudo_collate(prepared))
+        except RuntimeError as error:  # PyTorch has a class of its own for GPUs alone
+            if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            raise UserError(f'the memory does not suffice for {len(prepared)} of these pictures at a time: a smaller '
+                            '--batch-size, or --tile SIZE, needs less') from error
+
+    def _check_memory(self, picture: np.ndarray, keeps_logits: bool) -> None:
+        """A segmentor's logits are as large as the picture; Linux would kill the process that lacks the memory for them."""
+        if not self.segments or keeps_logits:
+            return
+        height, width = picture.shape[:2]
+        needed = 4 * self.model.out_channels * height * width
+        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+        if next(self.model.parameters()).is_cuda:
+            memory = torch.cuda.mem_get_info()[1]
+        if needed > memory / 2:
+            raise UserError(f'a picture of {width}×{height} pixels has {needed / 2 ** 30:.0f} GiB of logits for '
+                            f'{self.model.out_channels} classes: --tile 1024 segments it piece by piece')
+
+    def _in_tiles(self, picture: np.ndarray, path: str | None) -> BaseDataElement:
+        if self.segments:
+            sample = segment_in_tiles(lambda parts: self.infer(parts, keeps_logits=True), self.model, picture, self.tile,
+                                      self.overlap, self.batch_size)
+        else:
+            sample = detect_in_tiles(lambda parts: list(map(self._above_threshold, self.infer(parts))), picture, self.tile,
+                                     self.overlap, self.batch_size)
+        sample.set_metainfo(dict(img_path=path))
+        return sample
+
+    def _above_threshold(self, sample: BaseDataElement) -> BaseDataElement:
+        """A detector's data sample without what is below the threshold or of other classes, in place."""
+        instances = sample.pred_instances
+        keep = instances.scores >= self.score_threshold
+        if self.labels is not None:
+            keep &= torch.isin(instances.labels, torch.tensor(self.labels))
+        sample.pred_instances = instances[keep]
+        return sample
+
+    def _selected(self, sample: BaseDataElement) -> BaseDataElement:
+        if not self.segments:
+            return self._above_threshold(sample)
+        count = len(self.model.dataset_meta['classes'])
+        pixels = sample.pred_sem_seg.data
+        if self.labels is not None:
+            pixels = torch.where(torch.isin(pixels, torch.tensor(self.labels, dtype=pixels.dtype)), pixels,
+                                 torch.tensor(IGNORED, dtype=pixels.dtype))
+        sample.pred_sem_seg.data = pixels.to(torch.uint8 if count <= IGNORED else torch.int32)
+        return sample
+
+
+def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The labels of classes.
+
+    Raises:
+        UserError: the model does not know one; near names are given.
+    """
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, n=3, cutoff=0.6)
+            known = ', '.join(classes[:10]) + ', …' * (len(classes) > 10)
+            hint = f'did you mean {" or ".join(near)}?' if near else f'it knows {known}'
+            raise UserError(f'--classes {name}: the model has no such class; {hint}')
+    return [list(classes).index(name) for name in names]

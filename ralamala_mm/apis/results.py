@@ -1,0 +1,208 @@
+"""Predictions into files: COCO's JSON, a table, masks as pictures; each is there whole or not at all."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from ralamala_mm.errors import UserError
+from ralamala_mm.files import UNFINISHED, write_in_one_move
+
+from .colours import Colour
+from .masks import RunLengths, area, encode
+from .numbering import Numbering
+
+_DETECTION_COLUMNS = ('image', 'frame', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
+_AREA_COLUMNS = ('image', 'frame', 'class', 'pixels', 'share')
+_JPEG_QUALITY = 95
+
+
+class Tables:
+    """`predictions.json` and `predictions.csv` of a folder, filled picture by picture, and written when the block ends well.
+
+    What comes in is kept in a temporary file, as a video has more detections than one may want in memory.
+
+    Args:
+        out_dir: made if it is not there.
+        classes: names of the labels.
+        palette: their colours.
+        numbering: their numbers, and those of images.
+        info: what was run, for the head of the JSON.
+
+        segments: the predictions are a segmentor's.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+
+    def __init__(self, out_dir: Path, classes: Sequence[str], palette: Sequence[Colour], numbering: Numbering, info: dict,
+                 segments: bool):
+        self.out_dir = out_dir
+        self.classes = classes
+        self.numbering = numbering
+        self._columns = _AREA_COLUMNS if segments else _DETECTION_COLUMNS
+        self._info = info
+        self._categories = [dict(id=number, name=name, color=list(colour))
+                            for number, name, colour in zip(numbering.categories, classes, palette, strict=False)]
+        self.counts = dict.fromkeys(classes, 0)  # of detections, or of pixels
+        self._stack = ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> 'Tables':
+        try:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            folder = self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix='.predictions.', suffix=UNFINISHED, dir=self.out_dir))
+        except OSError as error:
+            raise UserError(f'--out-dir {self.out_dir} cannot be written to ({error.strerror})') from error
+        self._images = self._stack.enter_context(Path(folder, 'images').open('w+', encoding='utf-8'))
+        self._annotations = self._stack.enter_context(Path(folder, 'annotations').open('w+', encoding='utf-8'))
+        self._table_file = self._stack.enter_context(Path(folder, 'table').open('w', encoding='utf-8', newline=''))
+        self._table = csv.writer(self._table_file)
+        self._table.writerow(self._columns)
+        return self
+
+    def add(self, sample: BaseDataElement, name: str, path: str | None = None, frame: int | None = None,
+            mask: str | None = None) -> None:
+        """Adds what was predicted for a picture.
+
+        Args:
+            sample: of `predict`.
+            name: of the picture or video among the inputs.
+            path: the picture's file.
+            frame: its number in a video, from 0.
+            mask: the file of its mask in the folder, for a segmentor.
+        """
+        height, width = sample.ori_shape
+        image = dict(id=self.numbering.image_id(path), file_name=name, width=width, height=height)
+        image |= {key: value for key, value in dict(frame=frame, mask=mask).items() if value is not None}
+        self._images.write(json.dumps(image, ensure_ascii=False) + '\n')
+        rows = self._areas(sample) if 'pred_sem_seg' in sample else self._detections(sample)
+        for label, annotation, columns in rows:
+            self._count += 1
+            annotation = dict(id=self._count, image_id=image['id'], category_id=self.numbering.categories[label]) | annotation
+            self._annotations.write(json.dumps(annotation) + '\n')
+            self._table.writerow([name, '' if frame is None else frame, self.classes[label], *columns])
+
+    def _detections(self, sample: BaseDataElement) -> Iterator[tuple[int, dict, list]]:
+        found = sample.pred_instances
+        for i in found.scores.argsort(descending=True).tolist():
+            label, score = int(found.labels[i]), round(float(found.scores[i]), 5)
+            x1, y1, x2, y2 = found.bboxes[i].tolist()
+            box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+            annotation = dict(bbox=box, score=score, area=round(box[2] * box[3], 2), iscrowd=0)
+            if 'masks' in found:
+                mask = found.masks[i]
+                annotation |= _segmentation(encode(mask.numpy()) if isinstance(mask, Tensor) else mask)
+            self.counts[self.classes[label]] += 1
+            yield label, annotation, [score, *box, annotation['area']]
+
+    def _areas(self, sample: BaseDataElement) -> Iterator[tuple[int, dict, list]]:
+        pixels = sample.pred_sem_seg.data[0].numpy()
+        for label in np.unique(pixels).tolist():
+            if label < len(self.classes):
+                annotation = dict(_segmentation(encode(pixels == label)), iscrowd=0)
+                self.counts[self.classes[label]] += annotation['area']
+                yield label, annotation, [annotation['area'], round(annotation['area'] / pixels.size, 5)]
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        with self._stack:
+            if kind is None:
+                write_in_one_move(self.out_dir / 'predictions.json', self._write_json)
+                self._table_file.flush()
+                write_in_one_move(self.out_dir / 'predictions.csv', lambda path: shutil.copyfile(self._table_file.name, path))
+
+    def _write_json(self, path: Path) -> None:
+        with path.open('w', encoding='utf-8') as file:
+            file.write(f'{{\n "info": {json.dumps(self._info, ensure_ascii=False)}')
+            self._images.seek(0)
+            self._annotations.seek(0)
+            categories = (json.dumps(category, ensure_ascii=False) for category in self._categories)
+            for name, lines in (('categories', categories), ('images', self._images), ('annotations', self._annotations)):
+                file.write(f',\n "{name}": [')
+                for i, line in enumerate(lines):
+                    file.write((',\n  ' if i else '\n  ') + line.rstrip('\n'))
+                file.write('\n ]')
+            file.write('\n}\n')
+
+
+def _segmentation(encoded: RunLengths) -> dict:
+    return dict(segmentation=dict(size=list(encoded['size']), counts=encoded['counts'].decode()), area=area(encoded))
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture `[H, W, 3]` BGR or `[H, W]`, of the kind that the name ends with.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    is_encoded, content = cv2.imencode(path.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not is_encoded:
+        raise UserError(f'picture {path} cannot be written as {path.suffix}')
+    try:
+        write_in_one_move(path, lambda unfinished: unfinished.write_bytes(content.tobytes()))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f'picture {path} cannot be written ({error.strerror})') from error
+
+
+def write_mask(path: Path, sample: BaseDataElement) -> None:
+    """A segmentor's labels as a grey PNG, 255 where the class was not asked for; of 16 bits for more than 255 classes."""
+    labels = sample.pred_sem_seg.data[0].numpy()
+    write_picture(path, labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
+
+
+def write_coloured(path: Path, sample: BaseDataElement, palette: Sequence[Colour]) -> None:
+    """A segmentor's labels as a PNG in the classes' colours, black where the class was not asked for."""
+    labels = sample.pred_sem_seg.data[0].numpy()
+    colours = np.array([*palette, (0, 0, 0)], np.uint8)[:, ::-1]
+    write_picture(path, colours[np.minimum(labels, len(palette))])
+
+
+class FilmWriter:
+    """An MP4 file that is filled frame by frame, and moved to its place when the block ends well.
+
+    Args:
+        path: ends with .mp4.
+        frames_per_second: of the video.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float):
+        self.path = path
+        self._rate = frames_per_second
+        self._writer = None
+
+    def __enter__(self) -> 'FilmWriter':
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder, as OpenCV tells the kind of file from the end of its name.
+        self._folder = tempfile.TemporaryDirectory(prefix=f'.{self.path.name}.', suffix=UNFINISHED, dir=self.path.parent)
+        self._file = Path(self._folder.name, self.path.name)
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Adds a frame `[H, W, 3]` BGR.
+
+        Raises:
+            UserError: OpenCV cannot write videos here.
+        """
+        if self._writer is None:
+            size = frame.shape[1::-1]
+            self._writer = cv2.VideoWriter(str(self._file), cv2.VideoWriter_fourcc(*'mp4v'), self._rate, size)
+            if not self._writer.isOpened():
+                raise UserError(f'video {self.path} cannot be written: this OpenCV has no encoder for MP4; --no-draw leaves '
+                                'it out')
+        self._writer.write(frame)
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            if kind is None:
+                self._file.replace(self.path)
+        self._folder.cleanup()
