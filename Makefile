@@ -4,7 +4,7 @@ VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint docs
 
 install:
 	@$(PYTHON) requirements/install.py --stack $(STACK) --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
@@ -17,3 +17,7 @@ test: install lint
 
 lint: install
 	@$(BIN)/ruff check .
+
+docs: install
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'the pages are in site/index.html'

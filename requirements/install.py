@@ -89,7 +89,8 @@ class Installer:
         self.pip('build tools', '--requirement', str(REQUIREMENTS / 'build.txt'))
         self.install_stack()
         self.pip('ralamala_mm and test tools', '--no-build-isolation', '--editable', str(ROOT),
-                 '--requirement', str(REQUIREMENTS / 'tests.txt'))
+                 '--requirement', str(REQUIREMENTS / 'tests.txt'),
+                 '--requirement', str(REQUIREMENTS / 'docs.txt'))
         self.prove()
         (self.venv / MARKER).write_text(json.dumps(self.fingerprint()))
         print('Done in {:.0f} s: {} holds everything.'.format(time.monotonic() - started, self.venv))

@@ -16,17 +16,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool's arguments, beginning with the script as seen from the root; its streams go to files in `folder`."""
+    """A tool's arguments, beginning with the script as seen from `cwd`; its streams go to files in `folder`."""
 
     arguments: list[str]
     folder: str
     variables: dict[str, str] = field(default_factory=dict)
+    cwd: str = str(ROOT)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def _become_tool(call: Call) -> None:
         os.dup2(os.open(Path(call.folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(call.variables)
+    os.chdir(call.cwd)
     sys.argv = call.arguments
     try:
         runpy.run_path(call.arguments[0], run_name='__main__')
