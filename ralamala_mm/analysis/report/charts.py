@@ -1,0 +1,120 @@
+"""Charts as SVG to stand within a page: text as text, colours that the colour-blind tell apart, for light and dark pages."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's, blue lighter and yellow darker: each has a contrast of 3 or nearly so on white and on the dark page.
+COLOURS = ('#1a7fc1', '#d55e00', '#009e73', '#cc79a7', '#a38a00', '#8a8f98')
+STYLES = ('-', '--', '-.', ':')
+MOST_POINTS = 400  # of a line
+_INK = '#010203'  # stands for the page's own text colour until the SVG is written
+_SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.size': 9.5, 'font.family': 'sans-serif',
+             'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK, 'xtick.color': _INK, 'ytick.color': _INK,
+             'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 10.5, 'legend.frameon': False,
+             'axes.linewidth': 0.6}
+_WIDTH, _HEIGHT, _LEGEND_ROW = 4.4, 2.8, 0.21  # inches
+
+
+@dataclass
+class Line:
+    """A line of a chart; `points` are (x, y)."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass
+class Chart:
+    """A drawn chart."""
+
+    title: str
+    svg: str
+
+
+def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | None = None, marks: Sequence[float] = (),
+               markers: bool = False) -> Chart:
+    """Lines over a common axis from 0.
+
+    Args:
+        title: above the chart.
+        x: what the horizontal axis shows.
+        y: what the vertical axis shows.
+        lines: at most as many as there are colours and styles; a thinner choice of points is drawn of long ones.
+        top: upper end of the vertical axis.
+        marks: places of dotted vertical lines.
+        markers: a dot on every point.
+    """
+    rows = -(-len(lines) // 2) if len(lines) > 1 else 0
+    with _drawing(title, _HEIGHT + rows * _LEGEND_ROW) as (axes, chart):
+        for place in marks:
+            axes.axvline(place, color=_INK, alpha=0.5, linewidth=0.8, linestyle=':')
+        for i, line in enumerate(lines):
+            step = -(-len(line.points) // MOST_POINTS)
+            points = [*line.points[::step], line.points[-1]]
+            axes.plot(*zip(*points, strict=True), label=line.name, color=COLOURS[i % len(COLOURS)], linewidth=1.4,
+                      linestyle=STYLES[i % len(STYLES)], marker='o' if markers else None, markersize=3.5)
+        axes.set(xlabel=x, ylabel=y, ylim=(0, top))
+        if rows:
+            axes.figure.legend(loc='outside lower center', ncols=2, fontsize=8.5, handlelength=2.6, columnspacing=1.2)
+    return chart
+
+
+def bar_chart(title: str, x: str, names: Sequence[str], bars: dict[str, Sequence[float]]) -> Chart:
+    """Horizontal bars side by side.
+
+    Args:
+        title: above the chart.
+        x: what the bars' lengths show.
+        names: of the groups, from the top.
+        bars: the name of a kind of bar → a value for each group.
+    """
+    rows = -(-len(bars) // 2) if len(bars) > 1 else 0
+    with _drawing(title, _HEIGHT + rows * _LEGEND_ROW) as (axes, chart):
+        thick = 0.8 / len(bars)
+        for i, (name, values) in enumerate(bars.items()):
+            places = [group - 0.4 + thick * (i + 0.5) for group in range(len(names))]
+            drawn = axes.barh(places, values, thick * 0.92, label=name, color=COLOURS[i % len(COLOURS)])
+            axes.bar_label(drawn, fmt='%.1f', padding=2, fontsize=8 if len(bars) < 3 else 6.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(xlabel=x)
+        axes.margins(x=0.12)
+        axes.grid(False, axis='y')
+        if rows:
+            axes.figure.legend(loc='outside lower center', ncols=2, fontsize=8.5)
+    return chart
+
+
+@contextmanager
+def _drawing(title: str, height: float) -> Iterator[tuple[Axes, Chart]]:
+    """Axes to draw on; the chart has its SVG afterwards."""
+    chart = Chart(title, '')
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH, height), layout='constrained')
+        axes = figure.subplots()
+        axes.set_title(title, loc='left')
+        axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
+        axes.set_axisbelow(True)
+        yield axes, chart
+        buffer = io.StringIO()
+        figure.savefig(buffer, format='svg', transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None))
+    chart.svg = _inline(buffer.getvalue(), title)
+
+
+def _inline(svg: str, title: str) -> str:
+    """An SVG file as an element of a page: scales with it, takes its text colour, and shares no id with another chart."""
+    svg = svg[svg.index('<svg'):]
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg role="img" viewBox="\1" xmlns="http://www.w3.org/2000/svg" '
+                 r'xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1)
+    svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL).replace(_INK, 'currentColor')
+    prefix = re.sub(r'\W+', '-', title)
+    for start in ('id="', 'url(#', 'xlink:href="#'):
+        svg = svg.replace(start, f'{start}{prefix}-')
+    return svg

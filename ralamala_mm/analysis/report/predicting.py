@@ -1,0 +1,183 @@
+"""Predictions of a run's weights on its validation data, beside the annotations."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from mmengine.utils import ProgressBar
+from pycocotools import mask as masks
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from ralamala_mm.analysis.detections import DetectedPicture, Objects
+from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
+from ralamala_mm.checkpoints.whole import damage, newest_whole
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.engine import DependableRunner, build_model
+from ralamala_mm.errors import UserError
+
+from .runs import Run
+
+IGNORED = 255  # in annotations of segmentation
+
+
+@dataclass
+class SegmentedPicture:
+    """A picture's file with its annotated and predicted classes as PNG files `[h, w]`, 255 where nothing is annotated."""
+
+    path: str
+    truth: bytes
+    predicted: bytes
+
+
+@dataclass
+class Predictions:
+    """What one run's weights find in the pictures that they were tried on."""
+
+    checkpoint: Path
+    classes: tuple[str, ...]
+    palette: list[tuple[int, int, int]]
+    of: int  # how many validation pictures there are
+    has_masks: bool = False
+    pictures: list[DetectedPicture] | list[SegmentedPicture] = field(default_factory=list)
+
+
+def choose_checkpoint(folder: Path) -> Path:
+    """The best checkpoint of a work directory, or else its newest whole one.
+
+    Raises:
+        UserError: there is none.
+    """
+    best = [path for path in folder.glob('best_*.pth') if not damage(path)]
+    if best:
+        return max(best, key=lambda path: path.stat().st_mtime)
+    newest, notes = newest_whole(folder)
+    if newest is None:
+        bare = [path for path in folder.glob('*.pth') if not damage(path)]  # saved without the optimiser
+        newest = max(bare, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(f'{folder} holds no checkpoint (*.pth)' + ''.join(f'; {note}' for note in notes))
+    return newest
+
+
+def predict_run(run: Run, images: int, data: str | None = None, device: str | None = None) -> Predictions:
+    """Predicts on the validation data of a run, and shows progress.
+
+    Args:
+        run: its work directory holds the weights.
+        images: how many pictures at most, spread evenly over the data.
+        data: folder of the data, if it is not where the config says.
+        device: as torch names it; the first GPU by default, or else the CPU.
+
+    Raises:
+        UserError: weights or data are missing, or do not fit the config.
+    """
+    checkpoint = choose_checkpoint(run.folder)
+    content = read_checkpoint(str(checkpoint))
+    config, mode = _evaluation_config(run, data, recorded_classes(content))
+    model = build_model(config)
+    load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), family=recorded_family(content), complete=True)
+    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    dataset = _build_dataset(config, mode)
+    classes = tuple(dataset.metainfo['classes'])
+    found = Predictions(checkpoint, classes, palette_of(dataset.metainfo), len(dataset))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
+    found.pictures = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model, config.default_scope))
+    if not run.segments:
+        found.has_masks = all(picture.predicted.outlines is not None and picture.truth.outlines is not None
+                              for picture in found.pictures)
+    return found
+
+
+def palette_of(metainfo: dict) -> list[tuple[int, int, int]]:
+    """The data set's colours, or made-up ones."""
+    palette, count = metainfo.get('palette'), len(metainfo['classes'])
+    if isinstance(palette, list | tuple) and len(palette) >= count:
+        return [tuple(int(value) for value in colour) for colour in palette[:count]]
+    hues = np.arange(count) * 180 * 0.618 % 180  # the golden ratio keeps neighbours apart
+    hsv = np.stack([hues, np.full(count, 170), np.full(count, 220)], axis=1).astype(np.uint8)
+    return [tuple(int(value) for value in colour) for colour in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
+
+
+def _evaluation_config(run: Run, data: str | None, classes: tuple[str, ...] | None) -> tuple[Config, str]:
+    """The run's config, and which of its data loaders is of the validation data."""
+    config = copy.deepcopy(run.config)
+    mode = next((mode for mode in ('val', 'test') if config.get(f'{mode}_dataloader')), None)
+    if mode is None:
+        raise UserError(f'the config of {run.folder} has neither val_dataloader nor test_dataloader')
+    config.work_dir, config.launcher, config.load_from = str(run.folder), 'none', None
+    if data:
+        use_data(config, data, [mode], weights_classes=classes)
+    check_paths(config, (mode,))
+    use_checked_loading(config)
+    return config, mode
+
+
+def _build_dataset(config: Config, mode: str) -> Dataset:
+    import_module(f'{config.default_scope}.datasets')
+    quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
+    with DefaultScope.overwrite_default_scope(config.default_scope), quiet:
+        loader = DependableRunner.build_dataloader(dict(config[f'{mode}_dataloader'], num_workers=0, persistent_workers=False))
+    return loader.dataset
+
+
+def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int], model: nn.Module,
+             scope: str) -> Iterator[DetectedPicture | SegmentedPicture]:
+    with DefaultScope.overwrite_default_scope(scope):
+        loader = DependableRunner.build_dataloader(dict(
+            settings, dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)))
+        print(f'{run.name}: predicting {len(chosen)} of {len(dataset)} validation pictures', flush=True)
+        progress, position = ProgressBar(len(chosen)), 0
+        for batch in loader:
+            with torch.no_grad():
+                samples = model.test_step(batch)
+            for sample in samples:
+                yield _segmented(sample) if run.segments else _detected(sample, dataset.get_data_info(chosen[position]))
+                position += 1
+                progress.update()
+        print(flush=True)
+
+
+def _segmented(sample: BaseDataElement) -> SegmentedPicture:
+    if 'gt_sem_seg' not in sample:
+        raise UserError(f'picture {sample.img_path} comes without its annotation: the pipeline of the validation data has no '
+                        'LoadAnnotations')
+    return SegmentedPicture(sample.img_path, *(_as_png(part.data[0]) for part in (sample.gt_sem_seg, sample.pred_sem_seg)))
+
+
+def _as_png(labels: torch.Tensor) -> bytes:
+    return cv2.imencode('.png', labels.cpu().numpy().astype(np.uint8))[1].tobytes()
+
+
+def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
+    height, width = sample.ori_shape
+    found = sample.pred_instances.cpu()
+    outlines = [_run_lengths(mask) for mask in found.masks] if 'masks' in found else None
+    predicted = Objects(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy(), outlines=outlines)
+    instances = annotated.get('instances') or []
+    outlines = [_outline(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
+    truth = Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances],
+                    crowd=[bool(one.get('ignore_flag')) for one in instances], outlines=outlines)
+    return DetectedPicture(sample.img_path, height, width, truth, predicted)
+
+
+def _run_lengths(mask: torch.Tensor | np.ndarray) -> dict:
+    return masks.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
+
+
+def _outline(segmentation: list | dict, height: int, width: int) -> dict:
+    """An annotation's polygons or run lengths as compressed run lengths."""
+    if isinstance(segmentation, dict) and not isinstance(segmentation['counts'], list):
+        return segmentation
+    merged = masks.frPyObjects(segmentation, height, width)
+    return masks.merge(merged) if isinstance(merged, list) else merged
