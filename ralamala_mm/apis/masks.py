@@ -27,8 +27,10 @@ def encode_at(mask: np.ndarray, y: int, x: int, height: int, width: int) -> RunL
     strip[:, y:y + mask.shape[0]] = mask[:, first:last].T
     strip = strip.ravel()
     ends = np.flatnonzero(strip[1:] != strip[:-1]) + 1
-    ends = np.concatenate([[0] if strip[0] else [], ends]) + (x + first) * height
+    ends = np.concatenate([[0] if strip[0] else [], ends, [strip.size] if strip[-1] else []]) + (x + first) * height
     counts = np.diff(ends, prepend=0, append=height * width).astype(int).tolist()
+    if counts[-1] == 0:
+        del counts[-1]
     return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -125,15 +126,17 @@ class Predictor:
                     batch = group[start:start + self.batch_size]
                     predicted = self._step([prepared for _, prepared in batch])
                     for (i, _), sample in zip(batch, predicted, strict=True):
-                        if self.segments and not keeps_logits:
-                            sample.pop('seg_logits', None)
+                        if not keeps_logits and 'seg_logits' in sample:
+                            del sample.seg_logits
                         sample.set_metainfo(dict(ori_shape=pictures[i].shape[:2]))
                         samples[i] = sample.cpu()
         return samples
 
     def _step(self, prepared: list[dict]) -> list[BaseDataElement]:
         try:
-            return self._stepper.test_step(pseudo_collate(prepared))
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', message='The shape of value will convert')  # of MMSegmentation's own TTA
+                return self._stepper.test_step(pseudo_collate(prepared))
         except RuntimeError as error:  # PyTorch has a class of its own for GPUs alone
             if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
                 raise

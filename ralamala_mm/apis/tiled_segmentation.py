@@ -33,7 +33,8 @@ def segment_in_tiles(infer: Infer, model: nn.Module, picture: np.ndarray, tile: 
     windows = windows_of(height, width, tile, overlap)
     if len(windows) == 1:
         sample = infer([picture])[0]
-        sample.pop('seg_logits', None)
+        if 'seg_logits' in sample:
+            del sample.seg_logits
         return sample
 
     def logits() -> Iterator[Tensor]:
