@@ -1,0 +1,160 @@
+"""What is written: read back by pycocotools, and compared with what was predicted."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData, PixelData
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ralamala_mm.apis.drawing import draw
+from ralamala_mm.apis.numbering import labels_as_numbers, numbering_of
+from ralamala_mm.apis.results import Tables, write_coloured, write_mask, write_picture
+
+CLASSES = ('circle', 'square', 'triangle', 'star')
+PALETTE = [(220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40)]
+
+
+@pytest.fixture(scope='module')
+def truth(shapes_root: Path) -> COCO:
+    return COCO(shapes_root / 'annotations' / 'instances_val.json')
+
+
+def perfect(truth: COCO, image: dict, encoded: bool):
+    """The annotations of an image as predictions."""
+    from mmdet.structures import DetDataSample
+
+    annotations = truth.loadAnns(truth.getAnnIds(image['id']))
+    names = {category['id']: category['name'] for category in truth.dataset['categories']}
+    boxes = torch.tensor([annotation['bbox'] for annotation in annotations])
+    boxes[:, 2:] += boxes[:, :2]
+    masks = [truth.annToMask(annotation) for annotation in annotations]
+    masks = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks] if encoded else torch.tensor(np.array(masks, bool))
+    found = InstanceData(bboxes=boxes, labels=torch.tensor([CLASSES.index(names[a['category_id']]) for a in annotations]),
+                         scores=torch.linspace(0.9, 0.5, len(annotations)), masks=masks)
+    return DetDataSample(pred_instances=found, metainfo=dict(ori_shape=(image['height'], image['width'])))
+
+
+@pytest.mark.parametrize('encoded', [False, True])
+def test_perfect_predictions_have_an_ap_of_1_by_pycocotools(truth: COCO, shapes_root: Path, tmp_path: Path, encoded: bool):
+    config = Config(dict(test_dataloader=dict(dataset=dict(data_root=str(shapes_root), ann_file='annotations/instances_val.json',
+                                                           data_prefix=dict(img='val')))))
+    images = list(truth.imgs.values())
+    assert len(images) == 4
+    with Tables(tmp_path, CLASSES, PALETTE, numbering_of(config, CLASSES), dict(description='test'), segments=False) as tables:
+        # Another order, and a stranger among them: the data set's numbers are found by the files.
+        tables.add(perfect(truth, images[0], encoded), 'other.png', str(tmp_path / 'other.png'))
+        for image in reversed(images):
+            tables.add(perfect(truth, image, encoded), image['file_name'], str(shapes_root / 'val' / image['file_name']))
+    content = json.loads((tmp_path / 'predictions.json').read_text())
+    numbers = {image['file_name']: image['id'] for image in content['images']}
+    assert numbers.pop('other.png') not in truth.imgs
+    assert numbers == {image['file_name']: image['id'] for image in images}
+    assert [category['name'] for category in content['categories']] == list(CLASSES)
+    predictions = [annotation for annotation in content['annotations'] if annotation['image_id'] in truth.imgs]
+    for kind in ('bbox', 'segm'):
+        evaluation = COCOeval(truth, truth.loadRes(predictions), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1)
+    rows = list(csv.DictReader((tmp_path / 'predictions.csv').open()))
+    assert len(rows) == len(content['annotations']) > 4
+    assert {row['class'] for row in rows} <= set(CLASSES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['predictions.csv', 'predictions.json']
+
+
+def test_coco_classes_have_cocos_numbers_without_its_files():
+    from mmdet.datasets import CocoDataset
+
+    classes = CocoDataset.METAINFO['classes']
+    config = Config(dict(test_dataloader=dict(dataset=dict(ann_file='nowhere.json'))))
+    numbers = dict(zip(classes, numbering_of(config, classes).categories, strict=True))
+    assert (numbers['person'], numbers['stop sign'], numbers['dining table'], numbers['toothbrush']) == (1, 13, 67, 90)
+    assert numbering_of(config, CLASSES).categories == [1, 2, 3, 4]
+
+
+def test_nothing_is_left_of_what_was_interrupted(truth: COCO, tmp_path: Path):
+    def interrupted() -> None:
+        with Tables(tmp_path, CLASSES, PALETTE, labels_as_numbers(CLASSES), {}, False) as tables:
+            tables.add(perfect(truth, next(iter(truth.imgs.values())), True), 'a.png')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def areas(labels: np.ndarray):
+    from mmseg.structures import SegDataSample
+
+    return SegDataSample(pred_sem_seg=PixelData(data=torch.tensor(labels)[None]), metainfo=dict(ori_shape=labels.shape))
+
+
+def test_masks_hold_the_labels_and_the_tables_their_pixels(tmp_path: Path):
+    labels = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
+    labels[:5] = 255
+    sample = areas(labels)
+    write_mask(tmp_path / 'masks' / 'a.png', sample)
+    write_coloured(tmp_path / 'coloured' / 'a.png', sample, PALETTE)
+    assert (np.asarray(Image.open(tmp_path / 'masks' / 'a.png')) == labels).all()
+    coloured = np.asarray(Image.open(tmp_path / 'coloured' / 'a.png'))
+    assert (coloured[labels == 2] == PALETTE[2]).all()
+    assert (coloured[labels == 255] == 0).all()
+    with Tables(tmp_path, CLASSES, PALETTE, labels_as_numbers(CLASSES), {}, segments=True) as tables:
+        tables.add(sample, 'a.jpg', mask='masks/a.png')
+    content = COCO(tmp_path / 'predictions.json')
+    assert len(content.anns) == 4
+    for annotation in content.anns.values():
+        assert (content.annToMask(annotation).astype(bool) == (labels == annotation['category_id'])).all()
+    rows = list(csv.DictReader((tmp_path / 'predictions.csv').open()))
+    expected = {name: int((labels == i).sum()) for i, name in enumerate(CLASSES)}
+    assert {row['class']: int(row['pixels']) for row in rows} == expected
+
+
+def test_labels_beyond_255_are_written_with_16_bits(tmp_path: Path):
+    labels = np.array([[0, 299, 300]], np.int32)
+    write_mask(tmp_path / 'a.png', areas(labels))
+    assert (cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED) == labels).all()
+
+
+@pytest.mark.parametrize('encoded', [False, True])
+def test_objects_are_drawn_where_they_are(truth: COCO, encoded: bool):
+    image = next(iter(truth.imgs.values()))
+    sample = perfect(truth, image, encoded)
+    grey = np.full((image['height'], image['width'], 3), 128, np.uint8)
+    drawn = draw(grey, sample, CLASSES, PALETTE)
+    assert (grey == 128).all()
+    assert drawn.shape == grey.shape
+    x1, y1, x2, y2 = sample.pred_instances.bboxes[0].round().int().tolist()
+    assert (drawn[y1:y2, x1:x2] != 128).any()
+    nothing = perfect(truth, image, encoded)
+    nothing.pred_instances = nothing.pred_instances[nothing.pred_instances.scores > 1]
+    assert (draw(grey, nothing, CLASSES, PALETTE) == 128).all()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (5, 300), (40, 30), (1500, 2000)])
+def test_areas_are_drawn_at_any_size(size: tuple[int, int]):
+    labels = np.zeros(size, np.uint8)
+    labels[:, size[1] // 2:] = 255
+    drawn = draw(np.full((*size, 3), 100, np.uint8), areas(labels), ('größe', 'дом'), [(250, 0, 0), (0, 0, 250)])
+    assert drawn.shape == (*size, 3)
+    if size == (1500, 2000):
+        assert tuple(drawn[5, 5]) == (50, 50, 175)
+        assert tuple(drawn[5, -5]) == (100, 100, 100)
+
+
+def test_pictures_that_cannot_be_written_are_named(tmp_path: Path):
+    from ralamala_mm.errors import UserError
+
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        write_picture(tmp_path / 'file' / 'a.png', np.zeros((4, 4, 3), np.uint8))
