@@ -58,6 +58,14 @@ class DetectedPicture:
     predicted: Objects = field(default_factory=lambda: Objects([], []))
 
 
+def compressed(segmentation: list | dict, height: int, width: int) -> dict:
+    """An annotation's polygons or run lengths as compressed run lengths."""
+    if isinstance(segmentation, dict) and not isinstance(segmentation['counts'], list):
+        return segmentation
+    merged = masks.frPyObjects(segmentation, height, width)
+    return masks.merge(merged) if isinstance(merged, list) else merged
+
+
 def overlaps(predicted: Objects, truth: Objects, kind: str = 'bbox', crowd: bool = False) -> np.ndarray:
     """Intersection over union `[predicted, truth]`; over the predicted area alone for crowds.
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from ralamala_mm.analysis.charts import Chart, Line, bar_chart, line_chart
 from ralamala_mm.analysis.detection_errors import KINDS, RECALLS, ErrorBreakdown
 from ralamala_mm.files import write_in_one_move
 from ralamala_mm.version import __version__
 
 from . import tables
-from .charts import Chart, Line, bar_chart, line_chart
 from .config_differences import Difference, differences, differences_from_base, find_config, flatten
 from .detection import CONFIDENT, OVERLAP, Detections
-from .drawing import Example, best_and_worst, most_different
+from .examples import Example, best_and_worst, most_different
 from .runs import Run, Series
 from .segmentation import Segmentations
 
@@ -50,7 +50,6 @@ class Page:
     errors: tables.Table | None = None
     error_charts: list[Chart] = field(default_factory=list)
     confusions: list[tuple[str, tables.Table, tables.Table]] = field(default_factory=list)
-    colours: list[tuple[str, str]] = field(default_factory=list)  # of a segmentor's classes
     examples: list[tuple[str, list[Example]]] = field(default_factory=list)
 
 
@@ -109,10 +108,6 @@ def _add_results(page: Page, runs: list[Run], results: Results) -> None:
     if isinstance(found[0], Detections):
         page.precision = _precision_charts(found, names)
         page.errors, page.error_charts = tables.errors_table(found, names), _error_charts(found, names)
-    else:
-        predictions = found[0].predictions
-        page.colours = [(name, 'rgb({}, {}, {})'.format(*colour))
-                        for name, colour in zip(predictions.classes, predictions.palette, strict=True)]
     page.examples = _examples(found, names)
 
 

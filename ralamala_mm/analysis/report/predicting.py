@@ -19,7 +19,8 @@ from pycocotools import mask as masks
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from ralamala_mm.analysis.detections import DetectedPicture, Objects
+from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
+from ralamala_mm.analysis.drawing import palette_of
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
@@ -27,8 +28,6 @@ from ralamala_mm.engine import DependableRunner, build_model
 from ralamala_mm.errors import UserError
 
 from .runs import Run
-
-IGNORED = 255  # in annotations of segmentation
 
 
 @dataclass
@@ -99,16 +98,6 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str | No
     return found
 
 
-def palette_of(metainfo: dict) -> list[tuple[int, int, int]]:
-    """The data set's colours, or made-up ones."""
-    palette, count = metainfo.get('palette'), len(metainfo['classes'])
-    if isinstance(palette, list | tuple) and len(palette) >= count:
-        return [tuple(int(value) for value in colour) for colour in palette[:count]]
-    hues = np.arange(count) * 180 * 0.618 % 180  # the golden ratio keeps neighbours apart
-    hsv = np.stack([hues, np.full(count, 170), np.full(count, 220)], axis=1).astype(np.uint8)
-    return [tuple(int(value) for value in colour) for colour in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
-
-
 def _evaluation_config(run: Run, data: str | None, classes: tuple[str, ...] | None) -> tuple[Config, str]:
     """The run's config, and which of its data loaders is of the validation data."""
     config = copy.deepcopy(run.config)
@@ -165,7 +154,7 @@ def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
     outlines = [_run_lengths(mask) for mask in found.masks] if 'masks' in found else None
     predicted = Objects(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy(), outlines=outlines)
     instances = annotated.get('instances') or []
-    outlines = [_outline(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
+    outlines = [compressed(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
     truth = Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances],
                     crowd=[bool(one.get('ignore_flag')) for one in instances], outlines=outlines)
     return DetectedPicture(sample.img_path, height, width, truth, predicted)
@@ -173,11 +162,3 @@ def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
 
 def _run_lengths(mask: torch.Tensor | np.ndarray) -> dict:
     return masks.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
-
-
-def _outline(segmentation: list | dict, height: int, width: int) -> dict:
-    """An annotation's polygons or run lengths as compressed run lengths."""
-    if isinstance(segmentation, dict) and not isinstance(segmentation['counts'], list):
-        return segmentation
-    merged = masks.frPyObjects(segmentation, height, width)
-    return masks.merge(merged) if isinstance(merged, list) else merged

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .predicting import IGNORED, Predictions, SegmentedPicture
+from ralamala_mm.analysis.drawing import IGNORED
+
+from .predicting import Predictions, SegmentedPicture
 
 
 @dataclass

@@ -5,21 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
-import mmcv
 import numpy as np
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as masks
 
-from ralamala_mm.analysis.detections import DetectedPicture, Objects
+from ralamala_mm.analysis.detections import DetectedPicture
+from ralamala_mm.analysis.drawing import draw_classes, draw_objects, read_image, resize
 
 from .detection import CONFIDENT, Detections
-from .predicting import IGNORED, Predictions, SegmentedPicture
+from .predicting import Predictions, SegmentedPicture
 from .segmentation import Segmentations, read_labels
 
 SIDE = 400  # pixels that a picture's longer side has in the page, or nearly so
-_LETTERS = 13  # pixels, the height of names
-Colours = Sequence[tuple[int, int, int]]
 
 
 @dataclass
@@ -66,75 +61,16 @@ def _objects(picture: DetectedPicture | SegmentedPicture) -> int:
 
 def draw_detection(picture: DetectedPicture, predictions: Predictions, predicted: bool) -> str:
     """The picture with its annotations, or with the confident predictions, as the address of its data."""
-    image = resize(read_image(picture.path))
+    image = resize(read_image(picture.path), SIDE)
     scale = image.shape[0] / picture.height
     objects = picture.predicted[picture.predicted.scores >= CONFIDENT] if predicted else picture.truth
     return as_address(draw_objects(image, objects, scale, predictions.classes, predictions.palette, scores=predicted))
 
 
-def draw_objects(image: np.ndarray, objects: Objects, scale: float, classes: Sequence[str], palette: Colours,
-                 scores: bool = False) -> np.ndarray:
-    """RGB `[h, w, 3]`: boxes, masks and names drawn into a picture, the highest score on top.
-
-    Args:
-        image: RGB `[h, w, 3]`.
-        objects: in pixels of the picture's file.
-        scale: size of `image` over that of the file.
-        classes: their names.
-        palette: a colour for each class.
-        scores: whether scores are written, in percent.
-    """
-    order = np.argsort(objects.scores, kind='stable')
-    for i in order if objects.outlines else ():
-        inside = cv2.resize(masks.decode(objects.outlines[i]), image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-        image[inside] = 0.55 * image[inside] + 0.45 * np.array(palette[objects.labels[i]])
-    canvas = Image.fromarray(image)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.truetype(findfont('DejaVu Sans'), _LETTERS)
-    for i in order:
-        colour = palette[objects.labels[i]]
-        left, top, right, bottom = (scale * objects.boxes[i]).clip(0, [*image.shape[1::-1]] * 2).tolist()
-        draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=colour, width=2)
-        name = classes[objects.labels[i]] + (f' {100 * objects.scores[i]:.0f}' if scores else '')
-        width = draw.textlength(name, font) + 4
-        x, y = min(left, max(image.shape[1] - width, 0)), max(top - _LETTERS - 3, 0)
-        draw.rectangle((x, y, x + width, y + _LETTERS + 3), fill=colour)
-        draw.text((x + 2, y), name, fill='black' if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else 'white', font=font)
-    return np.asarray(canvas)
-
-
 def draw_segmentation(picture: SegmentedPicture, predictions: Predictions, predicted: bool) -> str:
     """The picture in the colours of its annotated or predicted classes, as the address of its data."""
     labels = read_labels(picture.predicted if predicted else picture.truth)
-    return as_address(resize(blend(read_image(picture.path), labels, predictions.palette)))
-
-
-def blend(image: np.ndarray, labels: np.ndarray, palette: Colours) -> np.ndarray:
-    """RGB `[h, w, 3]`: the picture seen through its classes' colours, as it is where nothing is annotated.
-
-    Args:
-        image: RGB `[H, W, 3]`; takes the size of the labels.
-        labels: uint8 `[h, w]`.
-        palette: a colour for each class.
-    """
-    image = cv2.resize(image, labels.shape[::-1], interpolation=cv2.INTER_AREA)
-    table = np.zeros((256, 3), np.uint8)
-    table[:len(palette)] = palette
-    covered = (labels != IGNORED)[..., None]
-    return np.where(covered, (0.3 * image + 0.7 * table[labels]).astype(np.uint8), image)
-
-
-def read_image(path: str) -> np.ndarray:
-    """RGB `[h, w, 3]`, decoded as in the pipelines."""
-    return mmcv.imread(path, channel_order='rgb', backend='cv2')
-
-
-def resize(image: np.ndarray) -> np.ndarray:
-    """A picture whose longer side has about `SIDE` pixels; small ones grow by a whole factor."""
-    factor = SIDE / max(image.shape[:2])
-    if factor >= 1:
-        return cv2.resize(image, None, fx=round(factor), fy=round(factor), interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return as_address(draw_classes(read_image(picture.path), labels, SIDE, predictions.classes, predictions.palette))
 
 
 def as_address(image: np.ndarray) -> str:

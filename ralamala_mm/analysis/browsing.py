@@ -1,0 +1,278 @@
+"""What a config's pipeline makes of its data: pictures as they are and as they are trained on, and histograms of all."""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from mmengine.utils import ProgressBar
+from pycocotools import mask as masks
+from torch.utils.data import Dataset
+
+from ralamala_mm.engine import DependableRunner
+from ralamala_mm.engine.evaluation import is_segmentation
+from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
+
+from .charts import COLOURS
+from .data_statistics import SIZES, Statistics
+from .detections import Objects, compressed
+from .drawing import caption, draw_classes, draw_objects, palette_of, resize
+from .pictures import tile
+
+SIDE = 360  # pixels of a picture's longer side on a sheet, or nearly so
+ROWS = 5  # pictures on a sheet
+_MOST_BARS = 60  # classes in the picture of their histogram
+
+
+def build_dataset(config: Config, part: str) -> Dataset:
+    """The data set that a config's data loader reads.
+
+    Args:
+        config: with data that is there.
+        part: 'train', 'val' or 'test'.
+
+    Raises:
+        UserError: the config has no such part, or its files cannot be used.
+    """
+    loader = config.get(f'{part}_dataloader')
+    if not loader:
+        raise UserError(f'the config has no {part}_dataloader: --part names another')
+    import_module(f'{config.default_scope}.datasets')
+    quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
+    with DefaultScope.overwrite_default_scope(config.default_scope), quiet:
+        return DependableRunner.build_dataloader(dict(loader, num_workers=0, persistent_workers=False)).dataset
+
+
+def spread(number: int, available: int) -> list[int]:
+    """Up to `number` indices below `available`, as far apart as can be."""
+    return np.unique(np.linspace(0, available - 1, min(number, available)).round().astype(int)).tolist()
+
+
+def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
+    """Counts up to `number` pictures of a data set, spread evenly over it, and shows progress."""
+    segments = is_segmentation(config)
+    chosen = spread(number, len(dataset))
+    statistics = Statistics(tuple(dataset.metainfo['classes']), 'regions' if segments else 'objects', available=len(dataset))
+    print(f'Counting {len(chosen)} of {len(dataset)} pictures', flush=True)
+    progress = ProgressBar(len(chosen))
+    for index in chosen:
+        if segments:
+            statistics.add_mask(_read_mask(dataset, index))
+        else:
+            info = _information(dataset, index)
+            instances = [one for one in info.get('instances') or [] if not one.get('ignore_flag')]
+            boxes = [(one['bbox'][2] - one['bbox'][0], one['bbox'][3] - one['bbox'][1]) for one in instances]
+            statistics.add_picture(info['width'], info['height'], [one['bbox_label'] for one in instances], boxes)
+        progress.update()
+    print(flush=True)
+    return statistics
+
+
+def draw_sheets(config: Config, dataset: Dataset, number: int, versions: int, folder: Path) -> list[Path]:
+    """Writes sheets `pictures_1.png`, …: a row for each picture, as it is and as the pipeline makes it.
+
+    Args:
+        config: the data set's.
+        dataset: see `build_dataset`.
+        number: how many pictures, spread evenly over the data set.
+        versions: how often the pipeline is run on each.
+        folder: where to write.
+    """
+    rows, paths = [], []
+    chosen = spread(number, len(dataset))
+    print(f'Drawing {len(chosen)} pictures', flush=True)
+    progress = ProgressBar(len(chosen))
+    for index in chosen:
+        rows.append(_draw_row(dataset, index, versions, is_segmentation(config)))
+        progress.update()
+    print(flush=True)
+    for first in range(0, len(rows), ROWS):
+        part = [picture for row in rows[first:first + ROWS] for picture in row]
+        paths.append(folder / f'pictures_{first // ROWS + 1}.png')
+        _write_picture(paths[-1], tile(part, versions + 1))
+    return paths
+
+
+def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> list[np.ndarray]:
+    """RGB pictures `[h, w, 3]` with captions."""
+    classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
+    info = _information(dataset, index)
+    row = []
+    for i in range(versions + 1):
+        if i == 0:
+            image, annotated = _original(dataset, index, info, segments)
+            text = f'{Path(info["img_path"]).name}, {image.shape[1]}×{image.shape[0]}'
+        else:
+            sample = dataset[index]
+            if sample is None:
+                raise UserError(f'the pipeline makes nothing of {info["img_path"]}: nothing of it is left after its transforms')
+            image, annotated = _transformed(sample, segments)
+            text = f'{i}: {image.shape[1]}×{image.shape[0]}'
+        shown = resize(image, SIDE)
+        if not segments:
+            shown = draw_objects(shown, annotated, shown.shape[0] / image.shape[0], classes, palette)
+        elif annotated is not None:
+            shown = draw_classes(image, annotated, SIDE, classes, palette)
+        row.append(caption(shown, text))
+    return row
+
+
+def _transforms(dataset: Dataset) -> list:
+    while not hasattr(dataset, 'pipeline'):
+        dataset = (getattr(dataset, 'datasets', None) or [dataset.dataset])[0]
+    return dataset.pipeline.transforms
+
+
+def _information(dataset: Dataset, index: int) -> dict:
+    """What the annotations say about a picture; data sets that join pictures stand for their own first one."""
+    while not hasattr(dataset, 'get_data_info'):
+        dataset = dataset.dataset
+    return dataset.get_data_info(index)
+
+
+def _loaded(dataset: Dataset, info: dict, wanted: Sequence[str]) -> dict:
+    """What those transforms that read files make of a picture."""
+    for transform in _transforms(dataset):
+        name = type(transform).__name__
+        if name.startswith('Load') and any(word in name for word in wanted):
+            info = transform(info)
+    return info
+
+
+def _read_mask(dataset: Dataset, index: int) -> np.ndarray:
+    """`[h, w]`, classes."""
+    loaded = _loaded(dataset, _information(dataset, index), ['Annotations', 'Mask'])
+    if 'gt_seg_map' not in loaded:
+        raise UserError('the pipeline has no LoadAnnotations, so that there is nothing to count: --part names another')
+    return loaded['gt_seg_map']
+
+
+def _original(dataset: Dataset, index: int, info: dict, segments: bool) -> tuple[np.ndarray, Objects | np.ndarray]:
+    """The picture's file, RGB, and its annotations."""
+    loaded = _loaded(dataset, dict(info), ['Image'])
+    image = _as_rgb(loaded['img'])
+    if segments:
+        return image, _read_mask(dataset, index)
+    instances = info.get('instances') or []
+    outlines = None
+    if instances and all('mask' in one for one in instances):
+        outlines = [compressed(one['mask'], *image.shape[:2]) for one in instances]
+    return image, Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances], outlines=outlines)
+
+
+def _transformed(sample: dict, segments: bool) -> tuple[np.ndarray, Objects | np.ndarray | None]:
+    """What the pipeline hands to the model, RGB, and the annotations that go with it."""
+    image = _as_rgb(sample['inputs'].permute(1, 2, 0).numpy())
+    annotated: BaseDataElement = sample['data_samples']
+    if segments:
+        labels = annotated.gt_sem_seg.data[0].numpy().astype(np.uint8) if 'gt_sem_seg' in annotated else None
+        return image, labels
+    found = annotated.gt_instances
+    boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+    outlines = None
+    if 'masks' in found and len(found):
+        outlines = [masks.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in found.masks.to_ndarray()]
+    return image, Objects(boxes.numpy(), found.labels.numpy(), outlines=outlines)
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB of what a pipeline holds: BGR, normalised or not."""
+    if image.dtype != np.uint8 and (image.min() < 0 or image.max() <= 1):
+        image = (image - image.min()) / max(np.ptp(image), 1e-6) * 255
+    return np.ascontiguousarray(image[..., ::-1].clip(0, 255).astype(np.uint8))
+
+
+def write_statistics(statistics: Statistics, palette: Sequence[tuple[int, int, int]], title: str, folder: Path) -> list[Path]:
+    """Writes `statistics.json`, `statistics.png` and `classes.png`.
+
+    Args:
+        statistics: what was counted.
+        palette: a colour for each class.
+        title: of the pictures.
+        folder: where to write.
+    """
+    paths = [folder / name for name in ('statistics.json', 'statistics.png', 'classes.png')]
+    text = json.dumps(statistics.as_numbers(), indent=1, ensure_ascii=False)
+    write_in_one_move(paths[0], lambda file: file.write_text(text, encoding='utf-8'))
+    for path, figure in zip(paths[1:], (_histograms(statistics, title), _class_bars(statistics, palette, title)), strict=True):
+        write_in_one_move(path, lambda file, figure=figure: figure.savefig(file, dpi=110, format='png'))
+    return paths
+
+
+def _histograms(statistics: Statistics, title: str) -> Figure:
+    figure = Figure(figsize=(11, 7.6), layout='constrained')
+    (sizes, aspects), (amounts, pictures) = figure.subplots(2, 2)
+    numbers, of = statistics.as_numbers(), statistics.of
+    _draw_histogram(sizes, numbers['box_size_in_pixels'], logarithmic=True)
+    shares = [f'{name} {count:,} ({count / max(numbers["total"], 1):.0%})' for name, count in numbers['box_sizes'].items()]
+    for least, _ in list(SIZES.values())[1:]:
+        sizes.axvline(least, color=COLOURS[1], linestyle='--', linewidth=1)
+    sizes.set(title=f'size of the boxes: {", ".join(shares)}',
+              xlabel='square root of the box area, pixels (lines: COCO, 32 and 96)')
+    _draw_histogram(aspects, numbers['aspect_ratio_width_over_height'], logarithmic=True)
+    aspects.set(title='aspect ratio of the boxes', xlabel='width / height')
+    aspects.axvline(1, color=COLOURS[1], linestyle='--', linewidth=1)
+    _draw_histogram(amounts, numbers['per_picture'])
+    mean = numbers['per_picture'].get('mean', 0)
+    amounts.set(title=f'{of} per picture: {mean:.1f} on average', xlabel=f'{of} in a picture', ylabel='pictures')
+    for axes in (sizes, aspects):
+        axes.set_ylabel(of)
+    widths, heights = np.array(statistics.sizes).T
+    pictures.scatter(widths, heights, s=14, alpha=0.35, color=COLOURS[0], linewidths=0)
+    pictures.set(title=f'size of {statistics.pictures:,} pictures', xlabel='width, pixels', ylabel='height, pixels',
+                 xlim=(0, widths.max() * 1.1), ylim=(0, heights.max() * 1.1))
+    for axes in (sizes, aspects, amounts, pictures):
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.title.set_fontsize(10)
+    figure.suptitle(title)
+    return figure
+
+
+def _draw_histogram(axes: Axes, summary: dict, logarithmic: bool = False) -> None:
+    if not summary:
+        axes.text(0.5, 0.5, 'nothing', transform=axes.transAxes, ha='center')
+        return
+    axes.stairs(summary['histogram']['counts'], summary['histogram']['edges'], fill=True, color=COLOURS[0])
+    if logarithmic:
+        axes.set_xscale('log', base=2)
+        axes.xaxis.set_major_formatter('{x:g}')
+
+
+def _class_bars(statistics: Statistics, palette: Sequence[tuple[int, int, int]], title: str) -> Figure:
+    """The commonest classes' objects or pixels, with the number of pictures that show them."""
+    amounts, unit = (statistics.pixels, 'pixels') if statistics.of == 'regions' else (statistics.counts, 'objects')
+    order = sorted(range(len(statistics.classes)), key=lambda label: -amounts[label])[:_MOST_BARS]
+    figure = Figure(figsize=(9, 1.4 + 0.26 * len(order)), layout='constrained')
+    axes = figure.subplots()
+    bars = axes.barh(range(len(order)), [amounts[label] for label in order],
+                     color=[tuple(value / 255 for value in palette[label]) for label in order], edgecolor='#666', linewidth=0.5)
+    total = max(sum(amounts.values()), 1)
+    axes.bar_label(bars, [f'{amounts[label]:,} ({amounts[label] / total:.1%}), in {statistics.seen_in[label]:,} pictures'
+                          for label in order], padding=3, fontsize=8)
+    axes.set_yticks(range(len(order)), [statistics.classes[label] for label in order])
+    axes.invert_yaxis()
+    axes.margins(x=0.4)
+    axes.xaxis.set_major_formatter('{x:,.0f}')
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    more = f', the {len(order)} commonest of {len(statistics.classes)}' if len(order) < len(statistics.classes) else ''
+    axes.set(title=f'{unit} per class{more}', xlabel=unit)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def _write_picture(path: Path, image: np.ndarray) -> None:
+    content = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    write_in_one_move(path, lambda file: file.write_bytes(content))
