@@ -1,6 +1,7 @@
 """Predictions drawn on a picture, to be read at any size: lines and letters grow with it, labels keep out of each other's way."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .masks import decode
 
 _LETTERS = 0.019  # height of letters, in the root of the picture's area
 _SMALLEST_LETTERS = 11  # pixels
+_LETTERS_OF_BOX = 0.35  # height of letters at most, in the root of the box's area, but a third of the others
 _MASK, _AREA = 0.45, 0.5  # how much of the colour there is on an object, and on a segmentor's area
 _NAMED = 0.003  # share of the picture from which on a segmentor's area gets its name
 _LOOKED_AT = 1000  # pixels of the longer side at which places for names are looked for
@@ -35,28 +37,48 @@ def draw(picture: np.ndarray, sample: BaseDataElement, classes: Sequence[str], p
     return way(canvas, sample, classes, palette)
 
 
-def _sizes(picture: np.ndarray) -> tuple[int, int]:
-    """Height of letters and width of lines in pixels."""
-    letters = max(_SMALLEST_LETTERS, round(_LETTERS * (picture.shape[0] * picture.shape[1]) ** 0.5))
-    return letters, max(1, round(letters / 7))
+@dataclass(frozen=True)
+class Label:
+    text: str
+    box: Sequence[int]  # x1, y1, x2, y2 of what it names
+    colour: Colour
+    letters: int  # height in pixels
+
+
+def _letters(picture: np.ndarray) -> int:
+    """Height of letters in pixels."""
+    return max(_SMALLEST_LETTERS, round(_LETTERS * (picture.shape[0] * picture.shape[1]) ** 0.5))
+
+
+def _letters_of(picture: np.ndarray, box: Sequence[int]) -> int:
+    """Height of the letters that name a box: smaller for small ones, which they would hide."""
+    largest = _letters(picture)
+    side = max(0, (box[2] - box[0]) * (box[3] - box[1])) ** 0.5
+    return max(_SMALLEST_LETTERS, round(largest / 3), min(largest, round(_LETTERS_OF_BOX * side)))
+
+
+def _line(letters: int) -> int:
+    """Width of the lines that go with letters, in pixels."""
+    return max(1, round(letters / 7))
 
 
 def _draw_objects(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[Colour]) -> np.ndarray:
     found = sample.pred_instances
-    letters, line = _sizes(canvas)
     order = found.scores.argsort(descending=True).tolist()
     boxes, labels = found.bboxes.round().int().tolist(), found.labels.tolist()
+    letters = [_letters_of(canvas, box) for box in boxes]
     # The best lies on top: it is drawn last.
     for i in reversed(order):
         colour = palette[labels[i]][::-1]
         if 'masks' in found:
             mask = found.masks[i]
-            _draw_mask(canvas, mask.numpy() if isinstance(mask, Tensor) else decode(mask), colour, line)
+            _draw_mask(canvas, mask.numpy() if isinstance(mask, Tensor) else decode(mask), colour, _line(letters[i]))
     for i in reversed(order):
         x1, y1, x2, y2 = boxes[i]
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), palette[labels[i]][::-1], line, cv2.LINE_AA)
-    texts = [(f'{classes[labels[i]]} {float(found.scores[i]):.2f}', boxes[i], palette[labels[i]]) for i in order]
-    return _write_labels(canvas, texts, letters, line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), palette[labels[i]][::-1], _line(letters[i]), cv2.LINE_AA)
+    labels = [Label(f'{classes[labels[i]]} {float(found.scores[i]):.2f}', boxes[i], palette[labels[i]], letters[i])
+              for i in order]
+    return _write_labels(canvas, labels)
 
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour, line: int) -> None:
@@ -74,26 +96,27 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour, line: int) 
     canvas[place] = part
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _font(letters: int) -> ImageFont.FreeTypeFont:
     # Latin, Greek and Cyrillic letters; it comes with Matplotlib, which MMEngine needs.
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), letters)
 
 
-def _write_labels(canvas: np.ndarray, texts: Sequence[tuple[str, Sequence[int], Colour]], letters: int, line: int) -> np.ndarray:
+def _write_labels(canvas: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
     """Names of boxes, the most important first: each above its box, or where it hides no other."""
-    font, gap = _font(letters), max(2, letters // 5)
     picture = Image.fromarray(np.ascontiguousarray(canvas[:, :, ::-1]))
     pen = ImageDraw.Draw(picture)
     taken: list[tuple[int, int, int, int]] = []
-    for text, (x1, y1, x2, y2), colour in texts:
-        width, height = round(font.getlength(text)) + 2 * gap, letters + 2 * gap
+    for label in labels:
+        font, gap = _font(label.letters), max(2, label.letters // 5)
+        x1, y1, x2, y2 = label.box
+        width, height = round(font.getlength(label.text)) + 2 * gap, label.letters + 2 * gap
         places = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2 - height), (x2, y1)]
         boxes = [_moved_inside(x, y, width, height, canvas) for x, y in places]
-        box = next((box for box in boxes if not any(_touch(box, other) for other in taken)), boxes[0])
+        box = min(boxes, key=lambda box: sum(_hidden(box, other) for other in taken))  # the first of equal ones
         taken.append(box)
-        pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=tuple(colour))
-        pen.text((box[0] + gap, (box[1] + box[3]) / 2), text, readable_on(colour), font, anchor='lm')
+        pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=tuple(label.colour))
+        pen.text((box[0] + gap, (box[1] + box[3]) / 2), label.text, readable_on(label.colour), font, anchor='lm')
     return np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
 
 
@@ -102,8 +125,9 @@ def _moved_inside(x: int, y: int, width: int, height: int, canvas: np.ndarray) -
     return x, y, x + width, y + height
 
 
-def _touch(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+def _hidden(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> int:
+    """Pixels that two boxes share."""
+    return max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
 
 
 def _draw_areas(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[str], palette: Sequence[Colour]) -> np.ndarray:
@@ -113,12 +137,12 @@ def _draw_areas(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[s
     tint = colours[np.minimum(labels, len(classes))]
     tinted = cv2.addWeighted(canvas, 1 - _AREA, tint, _AREA, 0)
     cv2.copyTo(tinted, known.astype(np.uint8), canvas)
-    letters, line = _sizes(canvas)
-    texts = []
+    letters = _letters(canvas)
+    names = []
     for label, (x, y) in _places_for_names(labels, len(classes)):
-        width = round(_font(letters).getlength(classes[label]))
-        texts.append((classes[label], (x - width // 2, y + letters // 2, x, y), palette[label]))
-    return _write_labels(canvas, texts, letters, line)
+        half = round(_font(letters).getlength(classes[label])) // 2
+        names.append(Label(classes[label], (x - half, y + letters // 2, x + half, y + letters), palette[label], letters))
+    return _write_labels(canvas, names)
 
 
 def _places_for_names(labels: np.ndarray, count: int) -> list[tuple[int, tuple[int, int]]]:
