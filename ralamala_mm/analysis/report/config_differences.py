@@ -14,7 +14,7 @@ from ralamala_mm.errors import UserError
 
 # What a Runner reads. Other names at the top of a config are its own variables, whose use appears below these.
 _READ = ('model', 'train_', 'val_', 'test_', 'tta_', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'custom_hooks',
-         'env_cfg', 'randomness', 'load_from', 'resume', 'auto_scale_lr', 'log_processor', 'default_scope', 'non_finite',
+         'env_cfg', 'randomness', 'load_from', 'auto_scale_lr', 'log_processor', 'default_scope', 'non_finite',
          'skip_bad_images', 'strategy')
 _UNREAD = ('train_pipeline', 'val_pipeline', 'test_pipeline', 'tta_pipeline')
 _MISSING = '—'
@@ -35,7 +35,10 @@ class Difference:
 def flatten(config: Config) -> Flat:
     """Every value that a Runner reads, under its name with dots."""
     flat = {}
-    for name, value in config.to_dict().items():
+    settings = config.to_dict()
+    if settings.pop('resume', False):  # the checkpoint that it went on from is no setting
+        settings.pop('load_from', None)
+    for name, value in settings.items():
         if name.startswith(_READ) and name not in _UNREAD:
             flat.update(_leaves(name, value))
     return flat
@@ -72,7 +75,7 @@ def _changed(flats: Sequence[Flat]) -> dict[tuple[tuple[str, ...], str], list[st
     grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for name in dict.fromkeys(name for flat in flats for name in flat):
         values = tuple(flat.get(name, _MISSING) for flat in flats)
-        if len(set(values)) > 1:
+        if len({_MISSING if value == 'None' else value for value in values}) > 1:  # None is what is not set, nearly always
             grouped.setdefault((values, name.rpartition('.')[2]), []).append(name)
     return grouped
 

@@ -89,7 +89,8 @@ class Run:
     def environment(self) -> dict[str, str]:
         """Versions and hardware, of the last session's log."""
         recorded = next((session.environment for session in reversed(self.sessions) if session.environment), {})
-        return {name: value for name, value in recorded.items() if name in _SHOWN or re.match(r'GPU \d', name)}
+        return {name: value.partition(' (main')[0] for name, value in recorded.items()
+                if name in _SHOWN or re.match(r'GPU \d', name)}
 
 
 def read_run(folder: Path) -> Run:

@@ -149,12 +149,10 @@ def errors_table(results: Sequence[Detections], names: Sequence[str]) -> Table:
     columns = [(f'{KIND_NAMES[kind]}{f", {name}" if len(results) > 1 else ""}', breakdown)
                for result, name in zip(results, names, strict=True) for kind, breakdown in result.errors.items()]
     headings = [heading for name, _ in columns for heading in (f'{name}: count', f'{name}: AP50 to win')]
-    table = Table(['error', 'what it is', *headings])
+    table = Table(['error', *headings, 'what it is'])
     for kind, meaning in KINDS.items():
-        row = [text(kind), text(meaning)]
-        for _, breakdown in columns:
-            row += [count(breakdown.counts[kind]), percent(breakdown.gains[kind])]
-        table.rows.append(row)
+        numbers = [cell for _, breakdown in columns for cell in (count(breakdown.counts[kind]), percent(breakdown.gains[kind]))]
+        table.rows.append([text(kind), *numbers, text(meaning)])
     return table
 
 
@@ -168,7 +166,7 @@ def confusion_tables(result: Detections | Segmentations) -> tuple[Table, Table]:
     mistaken = (wrong.sum(axis=0) + wrong.sum(axis=1))[:classes]
     shown = sorted(np.argsort(-mistaken, kind='stable')[:MOST_CLASSES].tolist()) + ([classes] if detects else [])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    matrix = Table(['annotated ↓ predicted →', *(columns[i] for i in shown)])
+    matrix = Table(['annotated', *(columns[i] for i in shown)])
     for i in shown:
         cells = [Cell(f'{100 * shares[i, j]:.0f}', shares[i, j], shares[i, j]) for j in shown]
         if i == classes:
