@@ -1,11 +1,18 @@
 """Writing a file so that it is there whole or not at all, whatever happens meanwhile."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # it can only be read by setting it
 UNFINISHED = '.unfinished'  # suffix of files that are being written, and of what a killed process left of them
+
+
+# What file systems answer that keep names and contents together and cannot synchronise a folder.
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable: bool = False) -> Path:
@@ -25,7 +32,7 @@ def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable
     try:
         os.close(handle)
         write(Path(name))
-        os.chmod(name, 0o644)  # temporary files are for their owner alone
+        os.chmod(name, 0o666 & ~_UMASK)  # temporary files are for their owner alone
         if durable:
             _synchronise(name)
         os.replace(name, path)
@@ -33,7 +40,11 @@ def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable
         Path(name).unlink(missing_ok=True)
         raise
     if durable:
-        _synchronise(path.parent)
+        try:
+            _synchronise(path.parent)
+        except OSError as error:
+            if error.errno not in _NO_FOLDERS:
+                raise
     return path
 
 

@@ -34,8 +34,8 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def test(stack: str, version: str, command: str) -> str:
-    """One row of the table.
+def test(stack: str, version: str, command: str) -> tuple[str, bool]:
+    """One row of the table, and whether all went well.
 
     Args:
         stack: 'upstream' or 'onedl'.
@@ -51,11 +51,11 @@ def test(stack: str, version: str, command: str) -> str:
                               stderr=subprocess.STDOUT, check=False).returncode
     text = log.read_text(errors='replace')
     counted = re.findall(r'^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s', text, re.MULTILINE)
-    result = counted[-1] if counted else f'make failed: {text.strip().splitlines()[-1][:80]}'
+    result = counted[-1] if counted else f'make failed: {(text.strip().splitlines() or ["no output"])[-1][:80]}'
     if code and counted and 'failed' not in result and 'error' not in result:
         result += f', exit code {code}'
     print(f'{name}: {result}, {(time.monotonic() - started) / 60:.0f} minutes', flush=True)
-    return f'| {stack} | {version} | {torch_version(venv)} | {result} | {date.today()} |'
+    return f'| {stack} | {version} | {torch_version(venv)} | {result} | {date.today()} |', code == 0
 
 
 def torch_version(venv: Path) -> str:
@@ -84,16 +84,18 @@ def main() -> int:
     parser.add_argument('--pythons', nargs='+', choices=PYTHONS, default=PYTHONS)
     args = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    rows = []
+    rows, well = [], True
     for version in args.pythons:
         command = interpreter(version)
         if command is None:
             print(f'Python {version} is not on this machine; passed over', flush=True)
             continue
         for stack in args.stacks:
-            rows.append(test(stack, version, command))
+            row, passed = test(stack, version, command)
+            rows.append(row)
+            well &= passed
             README.write_text(merge(README.read_text(), rows))
-    return any('failed' in row or 'error' in row for row in rows)
+    return 0 if well else 1
 
 
 if __name__ == '__main__':

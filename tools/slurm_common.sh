@@ -42,7 +42,8 @@ start() {
 # A job that is queued again would go back to the same file each time.
 check_resume() {
     while (($#)); do
-        if [[ $1 == --resume=* || ($1 == --resume && $# -gt 1 && $2 != -*) ]]; then
+        local option=${1%%=*}  # which argparse takes abbreviated too
+        if [[ ${#option} -gt 2 && --resume == "$option"* && ($1 == *=* || ($# -gt 1 && $2 != -*)) ]]; then
             fail 'SBATCH=1 goes on from the newest checkpoint of the work directory: give --resume without a path, or leave it out'
         fi
         shift
@@ -87,9 +88,13 @@ while kill -0 "$step" 2>/dev/null; do
     wait "$step"
     code=$?
 done
-if [[ $work_dir && ($code == 75 || ($time_is_up && $code != 0)) ]]; then
-    echo "job $SLURM_JOB_ID is queued again and goes on from its checkpoint"
-    scontrol requeue "$SLURM_JOB_ID"
+# It saved and wants to go on, or was killed by a signal before it listened to any; a job that fails is not queued again.
+if [[ $work_dir && ($code == 75 || ($time_is_up && $code -gt 128)) ]]; then
+    # The first task of an array has the array's own number, by which all tasks would be queued again.
+    job=$SLURM_JOB_ID
+    if [[ ${SLURM_ARRAY_TASK_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    echo "job $job is queued again and goes on from its checkpoint"
+    scontrol requeue "$job"
 fi
 exit "$code"
 END

@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
     if args.data:
         # The labels in the weights have their own order; a folder may list the same classes in another.
         classes = recorded_classes(read_checkpoint(args.checkpoint))
-        use_data(config, args.data, ['test'], show=launched_rank() == 0, weights_classes=classes)
+        use_data(config, args.data, ['test'], show=launched_rank(args.launcher) == 0, weights_classes=classes)
     check_paths(config, ('test',))
     use_pictures(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)

@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
         use_auto_scale_lr(config)
     if args.no_validate:
         drop_validation(config)
-    first = launched_rank() == 0
+    first = launched_rank(args.launcher) == 0
     claim = claim_work_dir(config.work_dir) if first else None
     resumed = use_resume(config, args.resume)
     report = use_data(config, args.data, ['train', 'val'], show=first) if args.data else None

@@ -63,9 +63,8 @@ def add_amp_options(parser: argparse.ArgumentParser) -> None:
                         help='the same with another dtype; bfloat16 is for segmentors')
 
 
-def tell(error: UserError) -> None:
+def tell(error: UserError, rank: int = 0) -> None:
     """Prints the sentence; processes other than the first wait a moment, and are ended if the first had the same to say."""
-    rank = launched_rank()
     if rank:
         time.sleep(OTHER_RANKS_WAIT)
     # Names from files may hold anything, line breaks and a terminal's commands too.
@@ -122,22 +121,23 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     read_safely_everywhere()
     trust_checkpoints(getattr(args, 'trust_checkpoint', False))
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    rank = launched_rank(getattr(args, 'launcher', 'none'))
     try:
         main(args)
     except UserError as error:
         if args.traceback:
             raise
         stopped_together = isinstance(error, TrainingStoppedError)
-        if not stopped_together or launched_rank() == 0:
-            tell(error)
+        if not stopped_together or rank == 0:
+            tell(error, rank)
         _exit_at_once(error.exit_code if stopped_together else 1)
     except Exception as error:
         sentence = explain_failure(error) or explain_building(error)
         if args.traceback or not sentence:
             raise
-        tell(UserError(sentence))
+        tell(UserError(sentence), rank)
         _exit_at_once(1)
     except KeyboardInterrupt:
-        if launched_rank() == 0:
+        if rank == 0:
             print('interrupted', file=sys.stderr, flush=True)
         _exit_at_once(130)

@@ -28,4 +28,6 @@ def explain_failure(error: BaseException) -> str | None:
         return None
     if isinstance(error, MemoryError):
         return _MEMORY
+    if isinstance(error, BrokenPipeError):
+        return 'a pipe broke: what read this output, or a process of its own, has ended; --resume goes on'
     return next((sentence for pattern, sentence in _KNOWN if re.search(pattern, str(error), re.DOTALL)), None)

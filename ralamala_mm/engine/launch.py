@@ -130,6 +130,6 @@ def _leave_processes() -> None:
         distributed.destroy_process_group()
 
 
-def launched_rank() -> int:
-    """Which of the launched processes this is; 0 without a launcher."""
-    return next((int(os.environ[names[0]]) for names in _RANK_VARIABLES.values() if names[0] in os.environ), 0)
+def launched_rank(launcher: str) -> int:
+    """Which of the launched processes this is; 0 without a launcher, whatever job the process is a part of."""
+    return int(os.environ.get(_RANK_VARIABLES[launcher][0], 0)) if launcher != 'none' else 0

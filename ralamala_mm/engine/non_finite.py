@@ -25,7 +25,8 @@ class NonFiniteHook(Hook):
     is not finite is.
 
     Args:
-        policy: the number of such iterations in a row after which the training stops, or 'skip', which never stops.
+        policy: the number of such iterations without an update in between after which the training stops, or 'skip', which
+            never stops.
 
     Raises:
         OptionError: it is neither.
@@ -40,6 +41,7 @@ class NonFiniteHook(Hook):
         self.limit = math.inf if policy == 'skip' else policy
         self._in_a_row = 0
         self._wrong_gradients: list[str] = []
+        self._updated = False
         self._statistics: list[Tensor] = []
         self._statistics_before: list[Tensor] = []
 
@@ -54,7 +56,7 @@ class NonFiniteHook(Hook):
         self._statistics_before = [value.clone() for value in self._statistics]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        self._wrong_gradients = []
+        self._wrong_gradients, self._updated = [], False
         for before, value in zip(self._statistics_before, self._statistics, strict=True):
             before.copy_(value)
 
@@ -63,7 +65,8 @@ class NonFiniteHook(Hook):
         wrong_losses = _non_finite({name: value for name, value in (outputs or {}).items()
                                     if 'loss' in name and isinstance(value, Tensor)})
         if not wrong_losses and not self._wrong_gradients:
-            self._in_a_row = 0
+            if self._updated:  # not while gradients are added up, among which a wrong one may be
+                self._in_a_row = 0
             return
         self._in_a_row += 1
         for before, value in zip(self._statistics_before, self._statistics, strict=True):
@@ -82,6 +85,7 @@ class NonFiniteHook(Hook):
         if self._wrong_gradients:
             for parameter in parameters:
                 parameter.grad = None
+        self._updated = not self._wrong_gradients
 
 
 def _non_finite(tensors: dict[str, Tensor]) -> list[str]:

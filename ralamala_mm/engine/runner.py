@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, FlexibleRunner
+from mmengine.registry import HOOKS, LOOPS, RUNNERS, Registry
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -21,7 +21,7 @@ from ralamala_mm.checkpoints.whole import training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
-from .loops import ContinuingEpochLoop
+from .loops import ContinuingEpochLoop, ContinuingIterLoop
 from .non_finite import NonFiniteHook
 from .progress import NewsFilter
 from .records import DependableLocalVisBackend
@@ -34,9 +34,9 @@ from .sync_batch_norm import gather_batch_norms
 from .workers import shield_workers
 
 _RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
-# MMEngine's parts that a config names by themselves or by default, and what takes their place.
-_LOOPS = {'EpochBasedTrainLoop': 'ContinuingEpochLoop', 'IterBasedTrainLoop': 'ContinuingIterLoop', True: 'ContinuingEpochLoop',
-          False: 'ContinuingIterLoop'}
+# MMEngine's loops, and what takes their place; a config may also say by_epoch alone.
+_LOOPS = {EpochBasedTrainLoop: ContinuingEpochLoop, IterBasedTrainLoop: ContinuingIterLoop, True: ContinuingEpochLoop,
+          False: ContinuingIterLoop}
 _NON_FINITE = 10  # iterations in a row with a loss or gradient that is not finite, after which a training stops
 
 
@@ -71,7 +71,7 @@ class DependableRunner(MMEngineRunner):
         """Registers the config's hooks, with our checkpoint hook for MMEngine's, and those that a training is watched by."""
         default_hooks = dict(default_hooks or {})
         checkpoint = default_hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-        if isinstance(checkpoint, dict) and checkpoint.get('type') == 'CheckpointHook':
+        if isinstance(checkpoint, dict) and _resolved(HOOKS, checkpoint.get('type')) is CheckpointHook:
             default_hooks['checkpoint'] = dict(checkpoint, type=DependableCheckpointHook)
         super().register_hooks(default_hooks, custom_hooks)
         if self._train_dataloader is None or self.cfg.get('evaluates_only'):
@@ -84,10 +84,10 @@ class DependableRunner(MMEngineRunner):
 
     def build_train_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the training loop; warns when the learning rate's schedule is longer than the training."""
-        if isinstance(loop, dict) and (ours := _LOOPS.get(loop.get('type', loop.get('by_epoch')))):
+        if isinstance(loop, dict) and (ours := _LOOPS.get(_resolved(LOOPS, loop.get('type', loop.get('by_epoch'))))):
             loop = ConfigDict({key: value for key, value in loop.items() if key != 'by_epoch'}, type=ours)
             if isinstance(self._train_dataloader, dict):
-                done = training_progress(self._load_from)['iter'] if self._resume and ours == 'ContinuingIterLoop' else 0
+                done = training_progress(self._load_from)['iter'] if self._resume and ours is ContinuingIterLoop else 0
                 self._train_dataloader = continuing_loader(self._train_dataloader, done)
         loop = super().build_train_loop(loop)
         for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):
@@ -219,6 +219,11 @@ class DependableRunner(MMEngineRunner):
         if sync_bn is not None:
             self.cfg.sync_bn = sync_bn
         return model
+
+
+def _resolved(registry: Registry, kind: object) -> object:
+    """The class of a config's `type`, which may be its name, with or without a scope or package, or the class itself."""
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def build_runner(config: Config) -> MMEngineRunner:

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ralamala_mm.files import write_in_one_move
 
@@ -59,6 +63,30 @@ class DurableBackend(LocalBackend):
 register_backend('durable', DurableBackend)
 
 
+def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
+    """Gradients that are added up for an update to come, by parameter, on the CPU; empty between updates.
+
+    Each process has added up those of its own images: their mean over the processes, given to all, makes the update what it
+    would have been. All processes have to call this.
+    """
+    wrapper = runner.optim_wrapper
+    parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    if all(part.should_update() for part in parts):
+        return {}
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    used = torch.tensor([parameter.grad is not None for parameter in trained.values()], dtype=torch.int32)
+    used = used.to(next(iter(trained.values())).device)
+    all_reduce(used, 'max')
+    gradients = {}
+    for (name, parameter), is_used in zip(trained.items(), used.tolist(), strict=True):
+        if is_used:  # by any process; the optimiser passes the others over
+            mean = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+            all_reduce(mean, 'mean')
+            gradients[name] = mean.cpu()
+    return gradients
+
+
 @HOOKS.register_module()
 class DependableCheckpointHook(CheckpointHook):
     """MMEngine's `CheckpointHook` in an order that loses nothing: checkpoint, pointer, removal of older ones.
@@ -74,6 +102,7 @@ class DependableCheckpointHook(CheckpointHook):
         super().__init__(**options)
         if self.max_keep_ckpts > 0:
             self.max_keep_ckpts = max(self.max_keep_ckpts, FEWEST_KEPT)
+        self._gradients: dict[str, Tensor] = {}
         self.saved_iter = -1  # iterations behind the newest checkpoint
         self.failures = 0  # in a row
 
@@ -99,10 +128,8 @@ class DependableCheckpointHook(CheckpointHook):
         loader = runner.train_dataloader
         begun = meta['iter'] > 0 and meta['epoch'] == runner.epoch and loader is not None
         meta['batches'] = (getattr(runner.train_loop, 'batches_done', 0) if begun else 0, len(loader))
-        if not runner.optim_wrapper.should_update():
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            checkpoint[GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in model.named_parameters()
-                                     if parameter.grad is not None}
+        if self._gradients:
+            checkpoint[GRADIENTS] = self._gradients
 
     def after_train(self, runner: Runner) -> None:
         if self.failures:
@@ -131,10 +158,18 @@ class DependableCheckpointHook(CheckpointHook):
         if not isinstance(self.file_backend, DurableBackend):
             super()._save_best_checkpoint(runner, metrics)
             return
+        known = runner.message_hub.runtime_info
+        before = {key: value for key, value in known.items() if key.startswith('best_')}
+        paths = {name: copy(getattr(self, name)) for name in ('best_ckpt_path', 'best_ckpt_path_dict') if hasattr(self, name)}
         try:
             with self.file_backend.removing_last():
                 super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
+            # It has noted the score, and a file that is not there.
+            for key in [key for key in known if key.startswith('best_')]:
+                known.pop(key)
+            known.update(before)
+            vars(self).update(paths)
             self._tell_failure(runner, error)
 
     def _save(self, runner: Runner, filename: str, meta: dict) -> bool:
@@ -142,6 +177,7 @@ class DependableCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, filename)
         before, self.last_ckpt = self.last_ckpt, path
         runner.message_hub.update_info('last_ckpt', path)
+        self._gradients = waiting_gradients(runner)
         try:
             runner.save_checkpoint(
                 self.out_dir, filename, self.file_client_args, save_optimizer=self.save_optimizer,

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -38,7 +39,7 @@ def claim_work_dir(path: str) -> TextIO:
     except OSError as error:
         raise UserError(f'work directory {path} cannot be written to ({error.strerror}): --work-dir takes another') from error
     deadline = time.monotonic() + _PATIENCE
-    while not _lock(file):
+    while (locked := _lock(file)) is False:
         if time.monotonic() > deadline:
             file.seek(0)
             raise UserError(f'another training uses {path} ({file.read().strip() or "on another machine"}): give this one '
@@ -47,17 +48,20 @@ def claim_work_dir(path: str) -> TextIO:
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()
-    remove_unfinished(folder)
+    if locked:
+        remove_unfinished(folder)
+    else:
+        print(f'WARNING: the file system of {path} has no locks: nothing keeps a second training out of it.', file=sys.stderr)
     return file
 
 
-def _lock(file: TextIO) -> bool:
-    """Whether the lock could be taken; file systems without locks give it to everybody."""
+def _lock(file: TextIO) -> bool | None:
+    """Whether the lock could be taken; None on file systems without locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            return True
+            return None
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
         raise

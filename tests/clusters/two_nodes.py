@@ -208,6 +208,7 @@ def show_rejoin(folder: Path, data: Path, iterations: int) -> None:
     resumed = numbers(output, r'going on from (\S+), after iteration (\d+)')
     # Rank 0 may be on the other node afterwards; it is the one that logs.
     done = [int(number) for number in numbers(output, rf'Iter\(train\) \[ *(\d+)/{iterations}\]')]
+    assert int(resumed[-1][1]) >= 2  # which was saved before the node was killed
     assert sorted(set(done)) == list(range(1, iterations + 1))
     assert (work_dir / f'iter_{iterations}.pth').exists()
     print(f'rejoin: {killed} processes of one node were killed; went on from {Path(resumed[-1][0]).name}, iterations {done}')

@@ -24,11 +24,14 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize('name', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
-def test_the_rank_of_each_launcher(name: str, monkeypatch: pytest.MonkeyPatch):
-    assert launched_rank() == 0
+@pytest.mark.parametrize(('launcher', 'name'), [
+    ('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')])
+def test_the_rank_of_each_launcher(launcher: str, name: str, monkeypatch: pytest.MonkeyPatch):
+    assert launched_rank(launcher) == 0
     monkeypatch.setenv(name, '3')
-    assert launched_rank() == 3
+    assert launched_rank(launcher) == 3
+    others = {'none', 'pytorch', 'slurm', 'mpi'} - {launcher}
+    assert {launched_rank(other) for other in others} == {0}  # as of mpirun or single runs within a Slurm job
 
 
 @pytest.mark.parametrize(('launcher', 'sentence'), [

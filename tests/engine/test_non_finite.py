@@ -48,6 +48,12 @@ def test_too_many_in_a_row(tmp_path: Path):
     assert caught.value.exit_code == 1
 
 
+def test_wrong_ones_among_accumulated_gradients(tmp_path: Path):
+    """Of five iterations that make an update one is wrong: no update is ever made, and the training ends."""
+    with pytest.raises(TrainingStoppedError, match='stopped after iteration'):
+        run_toy(toy_config(tmp_path, **{'model.poisoned': 5, 'optim_wrapper.accumulative_counts': 5, 'non_finite': 4}, length=6))
+
+
 def test_skip_never_stops(tmp_path: Path):
     runner = run_toy(toy_config(tmp_path, **{'model.poisoned': 0, 'train_dataloader.dataset.length': 4, 'non_finite': 'skip'},
                                 length=30))

@@ -1,18 +1,34 @@
 """Checkpoints are written whole, pointed to, and only then are older ones removed; a full disk ends nothing at once."""
 
 import errno
+import itertools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.fileio import get_file_backend, register_backend
-from toy_training import run_toy, toy_config
+from mmengine.registry import METRICS
+from toy_training import ToyMetric, run_toy, toy_config
 
 from ralamala_mm.engine import saving
 from ralamala_mm.engine.saving import DurableBackend
 from ralamala_mm.engine.stopping import TrainingStoppedError
 from ralamala_mm.files import UNFINISHED, remove_unfinished, write_in_one_move
+
+
+@METRICS.register_module(force=True)
+class RisingMetric(ToyMetric):
+    """Better with each evaluation."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.values = itertools.count(0.1, 0.1)
+
+    def compute_metrics(self, results: list) -> dict:
+        return dict(mean_acc=next(self.values))
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -111,6 +127,61 @@ def test_the_best_checkpoint_is_replaced_not_removed_first(tmp_path: Path, monke
     assert max(best) == 1
     assert 0 not in best[best.index(1):]
     assert len(list(tmp_path.glob('best_*'))) == 1
+
+
+def test_parts_named_by_their_package(tmp_path: Path):
+    runner = run_toy(toy_config(tmp_path, **{'default_hooks.checkpoint.type': 'mmengine.hooks.CheckpointHook',
+                                             'train_cfg.type': 'mmengine.runner.EpochBasedTrainLoop'}))
+    assert any(isinstance(part, saving.DependableCheckpointHook) for part in runner.hooks)
+    assert type(runner.train_loop).__name__ == 'ContinuingEpochLoop'
+
+
+def test_a_best_checkpoint_that_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The record stays with the one that is there."""
+    put = DurableBackend.put
+
+    def refuse(self, obj: bytes, filepath: str) -> None:
+        if Path(filepath).name == 'best_mean_acc_epoch_2.pth':
+            raise OSError(28, 'No space left on device')
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(DurableBackend, 'put', refuse)
+    run_toy(toy_config(tmp_path, length=3, **{
+        'default_hooks.checkpoint.save_best': 'mean_acc', 'default_hooks.checkpoint.rule': 'greater', 'train_cfg.val_interval': 1,
+        'default_hooks.checkpoint.published_keys': ['meta', 'state_dict'], 'val_evaluator.type': 'RisingMetric'}))
+    assert any(name.startswith('best_mean_acc_epoch_3') for name in checkpoints(tmp_path))
+
+
+def test_gradients_that_wait_are_those_of_all_processes(tmp_path: Path):
+    """Two processes with a gradient each, and one that only one of them has."""
+    code = """
+import os, sys, torch
+from types import SimpleNamespace
+from torch import distributed, nn
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from ralamala_mm.engine.saving import waiting_gradients
+
+rank = int(sys.argv[1])
+distributed.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
+sizes = dict(both=2, one=1, none=1)
+model = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()})
+wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+runner = SimpleNamespace(model=model, optim_wrapper=OptimWrapperDict(part=wrapper))
+wrapper.initialize_count_status(model, 1, 4)
+assert not wrapper.should_update()
+model.both.grad = torch.full((2,), 1.0 + rank)
+if rank:
+    model.one.grad = torch.ones(1)
+found = waiting_gradients(runner)
+assert {name: value.tolist() for name, value in found.items()} == {'both': [1.5, 1.5], 'one': [0.5]}, found
+wrapper._inner_count = 2
+assert waiting_gradients(runner) == {}
+"""
+    processes = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(rank), str(tmp_path / 'meet')],
+                                  stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in processes:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
 
 
 def test_a_checkpoint_that_is_not_written(tmp_path: Path, full_disk: type[FullDisk], capfd: pytest.CaptureFixture):

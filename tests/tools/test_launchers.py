@@ -234,16 +234,22 @@ def test_a_batch_job_is_queued_again(slurm: Path, code: str, requeued: bool):
         assert lines(slurm / 'scontrol') == ['requeue', '17']
 
 
-@pytest.mark.parametrize(('name', 'requeued'), [('USR1', True), ('TERM', False)])
-def test_a_signal_to_a_batch_job(slurm: Path, name: str, requeued: bool):
-    """USR1 to the batch script reaches the training; on TERM it waits for the training, which Slurm signals itself."""
-    submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', SBATCH='1')  # leaves the job's script
-    code = 75 if requeued else 143
+def start_job(slurm: Path, code: int) -> subprocess.Popen:
+    """The batch script that was submitted, whose training waits for a signal and then ends with a code."""
     job = subprocess.Popen(['bash', slurm / 'job'], env=dict(os.environ, SLURM_JOB_ID='17', WAITS='1', CODE=str(code)))
     deadline = time.monotonic() + 30
     while not (slurm / 'pid').exists() or not (slurm / 'pid').read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return job
+
+
+@pytest.mark.parametrize(('name', 'requeued'), [('USR1', True), ('TERM', False)])
+def test_a_signal_to_a_batch_job(slurm: Path, name: str, requeued: bool):
+    """USR1 to the batch script reaches the training; on TERM it waits for the training, which Slurm signals itself."""
+    submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', SBATCH='1')  # leaves the job's script
+    code = 75 if requeued else 143
+    job = start_job(slurm, code)
     job.send_signal(getattr(signal, f'SIG{name}'))
     if name == 'TERM':
         time.sleep(0.3)
@@ -265,13 +271,30 @@ def test_each_task_of_an_array_is_a_training(slurm: Path, options: list[str]):
     assert words[i + 1:i + 4] == ['randomness.seed=3', *(options[1:] or ['--work-dir=work dir/3', '--resume'])]
 
 
+def test_a_task_of_an_array_is_queued_again_alone(slurm: Path):
+    """The first task's job has the array's own number, which stands for all tasks."""
+    result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', SBATCH='1', CODE='75', SLURM_JOB_ID='17',
+                    SLURM_ARRAY_JOB_ID='17', SLURM_ARRAY_TASK_ID='0')
+    assert result.returncode == 75, result.stderr
+    assert lines(slurm / 'scontrol') == ['requeue', '17_0']
+
+
+def test_a_failure_after_the_signal_is_not_queued_again(slurm: Path):
+    submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', SBATCH='1')
+    job = start_job(slurm, 1)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=30) == 1
+    assert not (slurm / 'scontrol').exists()
+
+
 def test_what_slurm_launchers_refuse(slurm: Path):
     for script, shown in (('slurm_train.sh', 'CONFIG WORK_DIR'), ('slurm_test.sh', 'CONFIG CHECKPOINT')):
         result = submit(script, 'gpu', 'job', 'config.py')
         assert result.returncode == 2
         assert shown in result.stderr
-    result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', '--resume', 'a.pth', SBATCH='1')
-    assert re.fullmatch(r'error: SBATCH=1 goes on from the newest checkpoint.*\.\n', result.stderr)
-    assert result.returncode == 1
+    for words in (['--resume', 'a.pth'], ['--resume=a.pth'], ['--resum', 'a.pth']):
+        result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', *words, SBATCH='1')
+        assert re.fullmatch(r'error: SBATCH=1 goes on from the newest checkpoint.*\.\n', result.stderr)
+        assert result.returncode == 1
     result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', GPUS='eight')
     assert result.stderr == 'error: GPUS=eight is not a whole number of at least 1.\n'

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         use_amp(config, args.amp)
     if args.data:
-        use_data(config, args.data, ['train', 'val'], show=launched_rank() == 0)
+        use_data(config, args.data, ['train', 'val'], show=launched_rank(args.launcher) == 0)
     check_paths(config, ('train', 'val'))
     use_checked_loading(config)
     settle_pretrained(config)
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
                   batch_size=loader.batch_size, num_workers=loader.num_workers, training=training, worker=worker)
     if config.get('val_evaluator'):
         report['evaluation'] = measure_evaluation(runner)
-    if launched_rank():
+    if launched_rank(args.launcher):
         return
     print(f'\nTraining, {loader.batch_size} images an iteration, {loader.num_workers} workers\n{as_table(training, "iteration")}'
           f'\n\n{as_summary(training, worker, loader.batch_size)}\n\nLoading, by one worker\n{as_table(worker, "image")}')
