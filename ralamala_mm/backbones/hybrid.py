@@ -15,6 +15,7 @@ from ralamala_mm.errors import OptionError
 from ralamala_mm.ops import RotaryTable, is_naive
 from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
+from .folders import PretrainedFolder
 from .fusion import fuse_block, fuse_downsample, fuse_stem
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 
@@ -46,7 +47,7 @@ class Stage(nn.Module):
         return block(x, rotary)
 
 
-class HybridVisionTransformer(BaseModule):
+class HybridVisionTransformer(PretrainedFolder, BaseModule):
     """Base of `RAVLT` and `MALA`, which name the attention of the two high-resolution stages.
 
     Args:
@@ -92,6 +93,8 @@ class HybridVisionTransformer(BaseModule):
         self.norm_eval = norm_eval
 
         norm_cfg = norm_cfg or dict(type='SyncBN')
+        self.settings = dict(arch=arch, in_channels=in_channels, out_indices=self.out_indices, drop_path_rate=drop_path_rate,
+                             norm_cfg=norm_cfg)
         self.patch_embed = Stem(in_channels, self.variant.embed_dims[0], norm_cfg)
         rate = self.variant.drop_path_rate if drop_path_rate is None else drop_path_rate
         drop_paths = torch.linspace(0, rate, sum(self.variant.depths), device='cpu').split(list(self.variant.depths))

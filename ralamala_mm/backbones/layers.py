@@ -105,7 +105,7 @@ class RotaryPosition(nn.Module):
         self._last: tuple[tuple, RotaryTable] | None = None  # images of a size come one after the other
 
     def forward(self, height: int, width: int) -> RotaryTable:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph for any size, not the tables of one
             return self._make(height, width)
         key = (height, width, self.angle.device)
         if self._last is None or self._last[0] != key:
@@ -144,8 +144,9 @@ class GatedAttention(nn.Module):
     def attend(self, qkvo: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, 4C, H, W]` → the attended map, v and o, each `[B, C, H, W]`."""
         parts = qkvo.chunk(4, dim=1)
-        q, k, v = (part.permute(0, 2, 3, 1).flatten(1, 2)  # [B, L, C]
-                   .unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts[:3])  # [B, N, L, D]
+        head_dim = self.proj.in_channels // self.num_heads
+        q, k, v = (part.permute(0, 2, 3, 1).reshape(part.shape[0], -1, self.num_heads, head_dim)  # [B, L, N, D]
+                   .transpose(1, 2) for part in parts[:3])  # [B, N, L, D]
         attended = ops.ATTENTIONS[self.attention](q, k, v, rotary)  # [B, N, L, D]
         attended = attended.transpose(1, 2).reshape(qkvo.shape[0], *qkvo.shape[2:], -1).permute(0, 3, 1, 2)
         return attended, parts[2], parts[3]

@@ -30,11 +30,11 @@ _OTHER_FILES = {
     rb'version https://git-lfs': 'is a git-lfs pointer, not the weights themselves; run git lfs pull',
     rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; look at it in a browser',
     rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
-    rb'.{8}\{\s*"': 'is a safetensors file, which is not read here: write it as a .pth file with '
-                    'torch.save(safetensors.torch.load_file(IN), OUT)',
     rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
     rb'\x1f\x8b': 'is compressed with gzip; unpack it',
 }
+_SAFETENSORS = rb'.{8}\{\s*"'
+_FOLDERS_WEIGHTS = 'model.safetensors'  # in folders that save_pretrained writes
 _UNUSUAL_TENSORS = {f'torch._utils._rebuild_{name}': kind for name, kind in dict(
     qtensor='quantised', sparse_tensor='sparse', meta_tensor_no_storage='empty (meta)', nested_tensor='nested',
     wrapper_subclass='wrapped').items()}
@@ -115,6 +115,8 @@ def check_file(path: Path, location: str) -> None:
 
 
 def _read_file(path: Path, location: str, trusted: bool, tensors: bool) -> Mapping:
+    if (path / _FOLDERS_WEIGHTS).is_file():
+        path = path / _FOLDERS_WEIGHTS
     check_file(path, location)
     try:
         content = _load(path, trusted, tensors)
@@ -139,6 +141,8 @@ def _load(path: Path, trusted: bool, tensors: bool) -> object:
     for pattern, what in _OTHER_FILES.items():
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             raise NotACheckpointError(what)
+    if re.match(_SAFETENSORS, start, re.DOTALL):
+        return _load_safetensors(path)
     try:
         return load_data(path, tensors)
     except RefusedError as error:
@@ -146,6 +150,18 @@ def _load(path: Path, trusted: bool, tensors: bool) -> object:
             raise
         reason = str(error)
     return load_trusting(path, reason)
+
+
+def _load_safetensors(path: Path) -> StateDict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise NotACheckpointError('is a safetensors file, which needs a package: pip install safetensors') from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise NotACheckpointError(f'is a safetensors file, but a damaged one ({error})') from error
 
 
 def _refusal(location: str, what: str) -> str:

@@ -22,7 +22,8 @@ def feature_map(x: Tensor) -> Tensor:
 
 def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
     """R(x) in one pass: a channel pair is a complex number and its turn a factor e^(i·angle)."""
-    if torch.compiler.is_compiling():  # which makes one pass of real arithmetic, and none of complex
+    # Compilers make one pass of real arithmetic, and none of complex; exported graphs are for any runtime.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return naive.rotate(x, rotary)
     x = with_adjacent_channels(x)
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary.turns).flatten(-2)

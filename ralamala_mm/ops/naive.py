@@ -23,7 +23,7 @@ def feature_map(x: Tensor) -> Tensor:
 
 def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
     """R(x): turns each channel pair (a, b) to (a·cos − b·sin, b·cos + a·sin)."""
-    cos, sin = (table.repeat_interleave(2, dim=-1) for table in rotary.over_grid())  # [L, D]
+    cos, sin = (torch.stack([table, table], dim=-1).flatten(-2) for table in rotary.over_grid())  # [L, D]
     swapped = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
     return x * cos + swapped * sin
 

@@ -24,8 +24,10 @@ def suits(q: Tensor) -> bool:
     """Whether this is the faster way for queries `[B, N, L, D]`."""
     length = q.shape[-2]
     # A subclass of Tensor is a pretended one, of a compiler or of a tool that counts attentions by name.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     return (type(q) is Tensor and q.device.type == 'cpu' and q.dtype == torch.float32 and length >= SHORTEST
-            and rows_of(length) >= FEWEST_ROWS and not torch.compiler.is_compiling() and mkl_is_slow())
+            and rows_of(length) >= FEWEST_ROWS and mkl_is_slow())
 
 
 @cache

@@ -27,7 +27,8 @@ class RotaryTable:
         def spread(table: Tensor) -> Tensor:
             rows = table[:self.height, None].expand(-1, self.width, -1)
             columns = table[None, self.height:].expand(self.height, -1, -1)
-            return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+            # A plain number, so that exporters know the shape's rank.
+            return torch.cat([rows, columns], dim=-1).reshape(-1, 2 * int(table.shape[1]))
 
         return spread(self.cos), spread(self.sin)
 

@@ -1,0 +1,206 @@
+"""A model into a file that runs elsewhere, checked against PyTorch.
+
+export.py configs/maskrcnn_ravlt_s.py work_dirs/maskrcnn_ravlt_s/epoch_12.pth --format onnx --out maskrcnn.onnx
+export.py configs/maskrcnn_ravlt_s.py RAVLT_S.pth --backbone-only --format pretrained --out ravlt_s
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from torch import Tensor, nn
+
+from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes
+from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
+from ralamala_mm.engine import add_trust_option, build_model, load_config, run
+from ralamala_mm.errors import UserError
+
+FORMATS = ('onnx', 'torch-export', 'torchscript', 'pretrained')
+
+
+def load_model(args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
+    """The config's model, or its backbone, with the checkpoint's weights; and the classes that they know."""
+    config = load_config(args.config, args.cfg_options)
+    if 'model' in config and 'backbone' in config.model:
+        config.model.backbone.pretrained = None
+    torch.manual_seed(0)
+    model = build_model(config)
+    if args.backbone_only:
+        if args.checkpoint:
+            print(load_backbone_checkpoint(model.backbone, args.checkpoint))
+        return model.backbone, []
+    if not args.checkpoint:
+        return model, []
+    content = read_checkpoint(args.checkpoint)
+    print(load_weights(model, find_weights(content, args.checkpoint), args.checkpoint, complete=True))
+    return model, list(recorded_classes(content) or [])
+
+
+def spread_weights(model: nn.Module) -> None:
+    """Weights as random as they are at the start of a training find nothing; these keep the scale of what passes through."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            keeps = 'linear' if name.startswith(('backbone', 'patch_embed', 'layers')) else 'relu'
+            nn.init.kaiming_normal_(module.weight, nonlinearity=keeps)
+
+
+def pictures(args: argparse.Namespace) -> list[Tensor]:
+    """The picture to trace and check with, in the shape asked for and in another one: `[1, 3, H, W]`, RGB, 0 to 255."""
+    height, width = args.shape
+    if args.image:
+        import mmcv
+
+        picture = mmcv.imread(str(args.image), channel_order='rgb')
+        picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    else:
+        torch.manual_seed(0)
+        picture = 255 * nn.functional.interpolate(torch.rand(1, 3, height // 16 + 2, width // 16 + 2), (height, width))
+    shapes = [(height, width), (height * 3 // 4 + 1, width * 7 // 8 - 1)]
+    return [nn.functional.interpolate(picture, shape, mode='bilinear', antialias=True).round().clamp(0, 255) for shape in shapes]
+
+
+def export_pictures(model: nn.Module, classes: list[str], args: argparse.Namespace) -> None:
+    """A detector or segmentor end to end, into ONNX."""
+    from ralamala_mm.export import picture_model, write_onnx
+    from ralamala_mm.export.checking import compare_results
+    from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
+
+    module, own, batched = picture_model(model)
+    images = [image.to(torch.uint8) for image in pictures(args)]
+    notes = dict(classes=json.dumps(classes), config=Path(args.config).name, input='uint8 RGB, any height and width')
+
+    def differences(path: Path):
+        session = onnx_session(path)
+        for image in images:
+            with path_of_attention(None):
+                expected = own(image)
+            with path_of_attention('naive'):
+                rounding = compare_results(expected, own(image))
+            what = f'{len(expected["boxes"])} detections' if 'boxes' in expected else f'{expected["classes"].numel()} pixels'
+            if 'boxes' in expected and not len(expected['boxes']):
+                what += ' (nothing to compare: give a trained checkpoint, and --image with something in it)'
+            found = dict(zip(module.outputs, session(image), strict=True))
+            yield image, what, compare_results(expected, found), rounding
+
+    write_checked(args.out, lambda path: write_onnx(module, images[0], path, module.outputs, batched, notes), differences)
+    report_times(args, lambda: own(images[0]), onnx_session, images[0])
+    print(f'image: uint8 RGB [{"batch" if batched else 1}, 3, height, width] → {", ".join(module.outputs)}')
+    print('In the graph: normalisation, padding, post-processing. Not in it: resizing of the picture'
+          f'{"" if batched else ", and batches"}.')
+
+
+def export_backbone(backbone: nn.Module, args: argparse.Namespace) -> None:
+    """A backbone alone: normalised images to maps."""
+    from ralamala_mm.export import write_exported_program, write_onnx, write_torchscript
+    from ralamala_mm.export.checking import compare_maps
+    from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    images = [(image - mean) / std for image in pictures(args)]
+    example = torch.cat([images[0]] * 2)  # two, as one would be taken for a size that never changes
+    names = [f'stride{stride}' for stride in backbone.out_strides]
+    write, load = {
+        'onnx': (lambda path: write_onnx(backbone, example, path, names, batched=True), onnx_session),
+        'torch-export': (lambda path: write_exported_program(backbone, example, path),
+                         lambda path: torch.export.load(path).module()),
+        'torchscript': (lambda path: write_torchscript(backbone, example, path), torch.jit.load)}[args.format]
+
+    def differences(path: Path):
+        program = load(path)
+        for image in images:
+            with torch.no_grad():
+                with path_of_attention(None):
+                    expected, found = backbone(image), program(image)
+                with path_of_attention('naive'):
+                    rounding = compare_maps(expected, backbone(image))
+            yield image, f'{len(expected)} maps', compare_maps(expected, tuple(found)), rounding
+
+    write_checked(args.out, write, differences)
+    report_times(args, lambda: backbone(images[0]), load, images[0])
+    print(f'image: float [batch, 3, height, width], normalised → {", ".join(names)}')
+
+
+def report_times(args: argparse.Namespace, pytorch: Callable[[], object], load: Callable, image: Tensor) -> None:
+    """With `--time`: the file's time beside PyTorch's."""
+    from ralamala_mm.export.checking import times_in_turn
+
+    if args.time:
+        program = load(args.out)
+        with torch.no_grad():
+            theirs, ours = times_in_turn(pytorch, lambda: program(image), args.time)
+        print(f'{"×".join(map(str, image.shape[2:]))}, {torch.get_num_threads()} threads, median of {args.time} runs in turn: '
+              f'PyTorch {1e3 * theirs:.0f} ms, the file {1e3 * ours:.0f} ms, {theirs / ours:.2f} times as fast')
+
+
+def write_checked(out: Path, write, differences) -> None:
+    """Writes a file in one move, if its results are PyTorch's.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+    from ralamala_mm.export.checking import faults
+    from ralamala_mm.files import write_in_one_move
+
+    def write_and_check(path: Path) -> None:
+        print(f'Writing {out} …', flush=True)
+        named = path.with_suffix(f'.unfinished{out.suffix}')  # torch.export looks at the ending
+        try:
+            write(named)
+            for image, what, found, rounding in differences(named):
+                size = '×'.join(map(str, image.shape[2:]))
+                print(f'  {size}, {what}: largest difference from PyTorch: {", ".join(map(str, found))}', flush=True)
+                if wrong := faults(found, rounding):
+                    raise UserError(f'{out} is not written: at {size} it differs from PyTorch by {", ".join(wrong)}')
+            named.replace(path)
+        finally:
+            named.unlink(missing_ok=True)
+
+    write_in_one_move(out, write_and_check)
+    print(f'Wrote {out}, {out.stat().st_size / 1e6:.1f} MB.')
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.format == 'onnx':
+        from ralamala_mm.export.onnx_file import need_onnx
+
+        need_onnx()
+    elif not args.backbone_only:
+        raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the whole model')
+    if args.image and not args.image.is_file():
+        raise UserError(f'--image {args.image} does not exist')
+    if min(args.shape) < 64:
+        raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
+    model, classes = load_model(args)
+    if not args.checkpoint:
+        spread_weights(model)
+        print('No checkpoint: the weights are random, and spread so that there is something to compare.')
+    if args.format == 'pretrained':
+        model.save_pretrained(args.out)
+        print(f'Wrote {args.out}: {type(model).__name__}.from_pretrained({str(args.out)!r}) builds it.')
+    elif args.backbone_only:
+        export_backbone(model, args)
+    else:
+        export_pictures(model, classes, args)
+
+
+if __name__ == '__main__':
+    warnings.filterwarnings('ignore', category=UserWarning)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help='path or URL of weights; random ones without it')
+    parser.add_argument('--format', choices=FORMATS, required=True, help='kind of file')
+    parser.add_argument('--out', type=Path, required=True, metavar='PATH', help='file to write; a folder for pretrained')
+    parser.add_argument('--backbone-only', action='store_true', help='leave neck and heads out')
+    parser.add_argument('--shape', type=int, nargs=2, default=[512, 640], metavar=('HEIGHT', 'WIDTH'),
+                        help='size to trace and check with; the file takes any (512 640)')
+    parser.add_argument('--image', type=Path, metavar='FILE', help='picture to check with; a pattern of noise without it')
+    parser.add_argument('--time', type=int, metavar='RUNS', help='time RUNS runs of the file and of PyTorch, in turn')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings to override')
+    add_trust_option(parser)
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    run(parser, main)
