@@ -1,7 +1,8 @@
-# STACK=upstream|onedl  VENV=DIR  TORCH=VERSION  PYTHON=INTERPRETER; see README.md
+# STACK=upstream|onedl  VENV=DIR  TORCH=VERSION  PYTHON=INTERPRETER  JOBS=N; see README.md
 STACK ?= upstream
 VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 PYTHON ?= python3
+JOBS ?= 2
 BIN = $(VENV)/bin
 
 .PHONY: install demo test lint docs
@@ -12,8 +13,9 @@ install:
 demo: install
 	@$(BIN)/python tools/demo.py
 
+# Two test processes at a time, whose parts that have one thread would leave cores idle; more with JOBS=N.
 test: install lint
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
 	@$(BIN)/ruff check .
