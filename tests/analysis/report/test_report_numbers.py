@@ -1,0 +1,168 @@
+"""What the report says, against logs, boxes and masks whose numbers are known."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from made_up_runs import CLASSES, PALETTE, write_session, write_work_dir
+
+from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
+from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
+from ralamala_mm.analysis.report import make_report
+from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
+from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, choose_checkpoint
+from ralamala_mm.analysis.report.runs import read_run
+from ralamala_mm.analysis.report.segmentation import evaluate_segmentations
+from ralamala_mm.engine import load_config
+from ralamala_mm.errors import UserError
+
+
+def test_a_resumed_run_is_one_curve(tmp_path: Path):
+    run = read_run(write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP'))
+    assert [at for at, _ in run.training['loss']] == list(range(1, 21))  # 11 to 14 of the first start were done again
+    assert run.metrics == {'coco/bbox_mAP': [(20, 0.3)]}  # the first start's came after iteration 14; -1 means no objects
+    assert [session.started_from for session in run.sessions] == [0, 10]
+    assert run.facts['time'] == '3 min 0 s'
+    assert run.facts['seconds per iteration'] == '0.500 (median)'
+    assert run.environment['GPU 0'] == 'Tested GPU'
+    assert run.environment['seed'] == '3'
+
+
+def test_a_training_that_was_begun_anew_stands_alone(tmp_path: Path):
+    folder = write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')
+    write_session(folder, '20260102_100000', 0, 5, 'coco/bbox_mAP')
+    run = read_run(folder)
+    assert [session.name for session in run.sessions] == ['20260102_100000']
+    assert run.iterations == 5
+
+
+def test_without_logs_the_first_iteration_tells_where_it_began(tmp_path: Path):
+    folder = write_work_dir(tmp_path / 'work', 'mmseg', 'mIoU')
+    for log in folder.glob('*/*.log'):
+        log.unlink()
+    assert [session.started_from for session in read_run(folder).sessions] == [0, 10]
+
+
+def test_settings_and_who_set_them(tmp_path: Path):
+    base, file = tmp_path / 'base.py', tmp_path / 'mine.py'
+    base.write_text("model = dict(type='A', backbone=dict(arch='s', depth=[1, 2]))\nhelper = 1\ntrain_cfg = dict(max_epochs=12)")
+    file.write_text("_base_ = 'base.py'\nhelper = 2\nmodel = dict(backbone=dict(arch='t'))")
+    run = load_config(str(file), {'train_cfg.max_epochs': 3, 'model.backbone.depth': [1, 2, 3]})
+    found = {name: (*difference.values, difference.source) for difference in differences_from_base(run, file)
+             for name in difference.names}
+    assert found == {'model.backbone.arch': ("'s'", "'t'", 'mine.py'),
+                     'model.backbone.depth': ('[1, 2]', '[1, 2, 3]', 'when it was started'),
+                     'train_cfg.max_epochs': ('12', '3', 'when it was started')}
+
+
+@pytest.mark.parametrize('name', ['maskrcnn_ravlt_s.py', 'upernet_mala_t_shapes.py'])
+def test_a_config_as_shipped_changes_nothing_when_started(name: str):
+    path = find_config(name)
+    found = differences_from_base(load_config(str(path)), path)
+    assert found
+    assert {difference.source for difference in found} == {name}
+
+
+def test_confusions_and_quality():
+    truth = Objects([(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 90, 30)], [0, 1, 1, 0], crowd=[0, 0, 0, 1])
+    predicted = Objects([(0, 0, 10, 8), (20, 0, 30, 10), (20, 0, 30, 9), (70, 10, 80, 20), (0, 50, 9, 59), (40, 0, 50, 10)],
+                        [0, 0, 1, 0, 1, 1], [0.9, 0.8, 0.7, 0.6, 0.5, 0.1])
+    picture = DetectedPicture('', 100, 100, truth, predicted)
+    # The box of class 0 takes the second object; the one of its class comes too late, and lies on nothing as does the fifth;
+    # the fourth lies in the crowd; the third object's score is too low.
+    assert count_confusions([picture], 2, score=0.3, overlap=0.5).tolist() == [[1, 0, 0], [1, 0, 1], [0, 2, 0]]
+    # Of its own class the third box has the second object: overlaps of .8 and .9, of four predictions and three objects.
+    assert picture_quality(picture, score=0.3, overlap=0.5) == pytest.approx((0.8 + 0.9) / ((4 + 3) / 2))
+    assert np.isnan(picture_quality(DetectedPicture('', 9, 9), 0.3, 0.5))
+
+
+def test_segmentation_by_hand():
+    truth = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
+    predicted = np.array([[0, 0, 0, 1], [0, 1, 1, 1]], np.uint8)
+    pngs = [cv2.imencode('.png', labels)[1].tobytes() for labels in (truth, predicted)]
+    found = evaluate_segmentations(Predictions(Path(), CLASSES, PALETTE, 1, pictures=[SegmentedPicture('', *pngs)]))
+    assert found.confusions.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
+    np.testing.assert_allclose(found.per_class['IoU'], [3 / 5, 2 / 4, np.nan])
+    np.testing.assert_allclose(found.per_class['accuracy'], [3 / 4, 2 / 3, np.nan])
+    assert found.summary == pytest.approx(dict(mIoU=0.55, mAcc=(3 / 4 + 2 / 3) / 2, aAcc=5 / 7))
+    assert found.qualities == pytest.approx([0.55])
+
+
+def test_charts_are_well_formed_and_share_no_id():
+    charts = [line_chart('loss & more', 'x', 'y', [Line('a <b>', [(0, 1), (1, 2)]), Line('c', [(0, 3)])], marks=[0.5]),
+              line_chart('other', 'x', 'y', [Line('a', [(i, i % 7) for i in range(5000)])]),
+              bar_chart('bars', 'x', ['one', 'two'], dict(a=[1, 2], b=[0, 3]))]
+    ids = []
+    for chart in charts:
+        root = ElementTree.fromstring(chart.svg)
+        ids += [element.get('id') for element in root.iter() if element.get('id')]
+        assert 'currentColor' in chart.svg
+        assert '#010203' not in chart.svg
+        assert len(list(root.iter('{http://www.w3.org/2000/svg}text'))) > 4
+    assert len(set(ids)) == len(ids) > 50
+    assert len(charts[1].svg) < 40_000  # 400 of the 5000 points
+
+
+def test_pages_need_nothing_else(pages: dict[str, Path]):
+    for path in pages.values():
+        html = path.read_text()
+        addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
+        assert addresses
+        assert all(address.startswith(('data:', '#')) for address in addresses)
+        assert '@import' not in html
+        assert '&lt;b&gt;&amp;' in html
+        assert 'a long name <b>' not in html
+    assert 'of 8 pictures' in pages['detector'].read_text()
+    comparison = pages['comparison'].read_text()
+    for text in ('optim_wrapper.optimizer.lr', '0.002', 'second − first', 'Where the runs differ most'):
+        assert text in comparison
+
+
+def test_a_page_says_what_is_missing(tmp_path: Path):
+    folder = write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')
+    notices = make_report([folder], tmp_path / 'report.html', images=10)
+    assert any('holds no checkpoint' in notice for notice in notices)
+    assert any('no made_up.py in configs/' in notice for notice in notices)
+    html = (tmp_path / 'report.html').read_text()
+    assert 'holds no checkpoint' in html
+    assert 'training loss' in html
+
+
+@pytest.mark.parametrize(('content', 'says'), [
+    (None, 'does not exist'), ({}, 'holds no config'), ({'a.py': 'x = 1'}, 'has no model'),
+    ({'a.py': 'model = dict(backbone=dict(type="RAVLT"))'}, 'holds neither logs of a training')])
+def test_folders_without_a_training(tmp_path: Path, content: dict | None, says: str):
+    folder = tmp_path / 'work'
+    if content is not None:
+        folder.mkdir()
+        for name, text in content.items():
+            (folder / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        make_report([folder], tmp_path / 'report.html', images=10)
+    assert not list(tmp_path.glob('*report*'))
+
+
+def test_the_best_checkpoint_comes_first(tmp_path: Path):
+    import torch
+
+    with pytest.raises(UserError, match='holds no checkpoint'):
+        choose_checkpoint(tmp_path)
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_9.pth')
+    assert choose_checkpoint(tmp_path).name == 'epoch_9.pth'
+    torch.save(dict(state_dict={}), tmp_path / 'best_coco_bbox_mAP_epoch_3.pth')
+    assert choose_checkpoint(tmp_path).name == 'best_coco_bbox_mAP_epoch_3.pth'
+    (tmp_path / 'best_coco_bbox_mAP_epoch_3.pth').write_bytes(b'PK')
+    assert choose_checkpoint(tmp_path).name == 'epoch_9.pth'
+
+
+def test_half_a_line_is_no_entry(tmp_path: Path):
+    folder = write_work_dir(tmp_path / 'work', 'mmseg', 'mIoU')
+    path = next(folder.glob('*_11*/vis_data/scalars.json'))
+    lines = path.read_text().splitlines()
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(lines[-1])
+    assert len(read_run(folder).training['loss']) == 20
