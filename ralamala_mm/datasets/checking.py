@@ -15,7 +15,7 @@ from ralamala_mm.files import write_in_one_move
 
 from .checked import CHECKED, IMAGES
 from .classes import config_classes, dataset_class
-from .diagnosis import explain_dataset_error
+from .diagnosis import explain_dataset_error, names_problem
 from .own.coco import smallest_trained, wants_masks
 from .own.coco_check import category_names, check_split
 from .own.coco_files import CocoSplit
@@ -47,17 +47,17 @@ class DataReport:
         Args:
             problems: of one split or several.
             file: the annotation file, or the folder.
-            is_mended: whether what can be mended was; else what the libraries would stop at is a fault.
+            is_mended: whether what can be mended was; else what the libraries would stop at, or count wrongly, is a fault.
         """
         for problem in problems:
+            text = problem.told(is_mended)
             if problem.files and problem.level == ERROR:
                 kind = problem.text.partition(':')[0]
-                self.faults += [Fault(problem.split, bad, kind, problem.text) for bad in problem.files]
+                self.faults += [Fault(problem.split, bad, kind, text) for bad in problem.files]
             elif problem.level == ERROR or (problem.needed and not is_mended):
-                advice = '' if problem.level == ERROR else ' (with --data DIR)'
-                self.faults.append(Fault(problem.split, file, 'annotations', f'{problem.text}{advice}'))
+                self.faults.append(Fault(problem.split, file, 'annotations', text))
             else:
-                self.notes.append((problem.split, problem.text))
+                self.notes.append((problem.split, text))
 
     def write(self, path: Path) -> None:
         """Writes it as JSON, in one move."""
@@ -160,6 +160,8 @@ def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int, 
     if built is None:
         return
     report.images[split] += len(built)
+    if not _is_coco(config, dataset) and (problem := names_problem(built)):  # of COCO's, it is told with the annotations
+        report.faults.append(Fault(split, str(built.ann_file), 'names', f'{built.ann_file} has {problem}'))
     scan(split, built, _readers(dataset), workers, report.faults.append)
 
 

@@ -4,7 +4,7 @@ import io
 
 import mmcv
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .faults import FileUserError
 
@@ -14,7 +14,8 @@ _END_MARKERS = {b'\xff\xd8': (b'\xff\xd9', 128 * 1024), b'\x89PNG': (b'IEND', 0)
 _TAIL = 4096  # bytes; cameras append data after the end
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are quarter turns, some of them mirrored
-_TURNED_BY_BACKEND = ('cv2', 'pillow')
+_TURNING_BACKENDS, _TURNING_FLAGS = ('cv2', 'pillow'), ('color', 'grayscale')  # only together they turn while decoding
+_WITH_ALPHA = ('RGBA', 'LA', 'PA', 'RGBa')  # Pillow's modes
 
 
 def check_image(content: bytes, path: str) -> None:
@@ -106,7 +107,8 @@ def decode(content: bytes, path: str, flag: str = 'color', backend: str = 'cv2',
     if size is None or image.shape[:2] == size:
         return image
     if image.shape[1::-1] == size and (how := orientation(content)) >= 5:
-        return (turned_back if backend in _TURNED_BY_BACKEND else turned)(image, how)
+        is_upright = backend in _TURNING_BACKENDS and flag in _TURNING_FLAGS
+        return (turned_back if is_upright else turned)(image, how)
     height, width = image.shape[:2]
     raise FileUserError(f'image {path} is {width}×{height} pixels, not {size[1]}×{size[0]} as the annotations say', 'other size')
 
@@ -117,14 +119,22 @@ def _decode(content: bytes, flag: str, backend: str) -> np.ndarray | None:
             # Which of OpenCV's versions turn WebP and AVIF differs.
             stored = mmcv.imfrombytes(content, flag=f'{flag}_ignore_orientation', backend='cv2')
             return stored if stored is None else turned(stored, orientation(content))
-        if content.startswith(_TIFF) and _has_alpha(content):
-            backend = 'pillow'  # OpenCV darkens what is transparent in a TIFF, and not in other formats
+        if content.startswith(_TIFF) and _mode(content) in _WITH_ALPHA:
+            return _without_alpha(content, flag)  # OpenCV darkens what is transparent in a TIFF, and not in other formats
+    elif backend == 'pillow' and flag != 'unchanged' and _mode(content).startswith(('I', 'F')):
+        backend = 'cv2'  # Pillow makes 255 of all that 8 bits do not hold; OpenCV scales 16 bits, and refuses 32
     return mmcv.imfrombytes(content, flag=flag, backend=backend)
 
 
-def _has_alpha(content: bytes) -> bool:
+def _mode(content: bytes) -> str:
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return picture.mode in ('RGBA', 'LA', 'PA', 'RGBa')
+            return picture.mode
     except Exception:  # a kind that only OpenCV reads
-        return False
+        return ''
+
+
+def _without_alpha(content: bytes, flag: str) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as picture:
+        upright = ImageOps.exif_transpose(picture).convert('RGBA').convert('RGB' if flag == 'color' else 'L')
+    return np.ascontiguousarray(np.asarray(upright)[..., ::-1] if flag == 'color' else upright)

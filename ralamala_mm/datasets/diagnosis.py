@@ -8,12 +8,14 @@ from torch.utils.data import Dataset
 
 from ralamala_mm.errors import UserError
 
+from .names import SHARED_REMEDY, shared_files
 from .walking import leaf_datasets
 
 _COCO_PARTS = ('images', 'categories', 'annotations')
 _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),
                  categories=('id', 'name'))
 _FARTHEST = 1e9  # pixels, or square pixels
+_PROBED = 100  # samples that tell whether names were written on Windows; reading all of a large set takes seconds
 _NOTHING_LEFT = 'need at least one array'  # MMEngine's data sets when they keep their list of samples
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
@@ -130,10 +132,10 @@ _ENTRY_PROBLEMS = dict(images=_image_problem, annotations=_annotation_problem, c
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Whether a built detection data set has anything to train on or to evaluate against.
+    """Whether a built data set has anything to train on or to evaluate against, and each sample its own file.
 
     Raises:
-        UserError: it has no images, or none of them has an instance of the data set's classes.
+        UserError: it has no images, none of them has an instance of the data set's classes, or names lead to one file.
     """
     if not hasattr(dataset, 'get_data_info') or not getattr(dataset, 'ann_file', ''):
         return
@@ -142,12 +144,26 @@ def check_dataset(dataset: Dataset) -> None:
     path = Path(dataset.ann_file)
     if len(dataset) == 0:
         raise UserError(f'annotation file {path} gives no usable image: {_json_problem(path) or remedy}')
+    if problem := names_problem(dataset):
+        raise UserError(f'annotation file {path} has {problem}')
     if 'instances' not in dataset.get_data_info(0) or any(dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
         return
     problem = _json_problem(path)
     if dataset.test_mode and problem == NO_ANNOTATIONS:
         return  # pictures to predict on, such as COCO's test-dev, whose file has no annotations by intent
     raise UserError(f'annotation file {path} has no instances: {problem or remedy}')
+
+
+def names_problem(dataset: Dataset) -> str | None:
+    """The names of a built data set's images or masks that lead to the same files, in a sentence; None if all have their own."""
+    for key in ('img_path', 'seg_map_path'):
+        probed = range(0, len(dataset), max(1, len(dataset) // _PROBED))
+        if not any('\\' in str(dataset.get_data_info(i).get(key)) for i in probed):
+            continue
+        names = dict.fromkeys(str(dataset.get_data_info(i).get(key)) for i in range(len(dataset)))
+        if shared := shared_files(names):
+            return f'different names that lead to one file, such as {shared[0]}; {SHARED_REMEDY}'
+    return None
 
 
 def _classes_remedy(classes: Sequence[str]) -> str:

@@ -5,15 +5,15 @@ import math
 from mmdet.datasets.transforms import LoadAnnotations
 
 from .faults import BadFiles, FileUserError
-from .segmentations import is_degenerate, segmentation_problem
+from .segmentations import cannot_be_evaluated, segmentation_problem
 
 
 class LoadCheckedInstances(LoadAnnotations):
     """MMDetection's `LoadAnnotations` that refuses boxes and outlines which it, or pycocotools, cannot read.
 
     Args:
-        evaluated: whether metrics are computed on the data; then outlines of fewer than three points, which training leaves
-            out, are refused too, as the metric stumbles over them.
+        evaluated: whether metrics are computed on the data; then outlines that are, or begin with, a polygon of fewer than
+            three points, which training leaves out, are refused too, as the metric stumbles over them.
         bad_files: arguments of `BadFiles`; by default the first bad annotation is an error.
 
     Raises:
@@ -45,6 +45,7 @@ class LoadCheckedInstances(LoadAnnotations):
         height, width = results['ori_shape']
         if problem := segmentation_problem(instance['mask'], height, width):
             return f'{problem} (segmentation)'
-        if self.evaluated and is_degenerate(instance['mask']):
-            return 'has an outline of fewer than three points, which cannot be evaluated'
+        if self.evaluated and cannot_be_evaluated(instance['mask']):
+            return ('has an outline that is, or begins with, a part of fewer than three points, which cannot be evaluated: '
+                    '--data DIR leaves such parts out')
         return None

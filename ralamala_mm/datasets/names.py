@@ -2,8 +2,10 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 
+SHARED_REMEDY = 'the folders in them are missing: put the files into these, or correct the names'
 _FORMS = ('NFC', 'NFD')  # macOS writes é as e and an accent, most others as one character
 
 
@@ -15,6 +17,28 @@ def find_file(path: str) -> str | None:
             with as many of their own folders as are there, the longest way first.
     """
     return next((found for way in _ways(path) if (found := _in_some_form(way))), None)
+
+
+def shared_files(names: Collection[str], folder: str | os.PathLike[str] = '') -> list[str]:
+    r"""Different names for which `find_file` finds one file: 'cam1\1.jpg and cam2\1.jpg', where there is only a `1.jpg`.
+
+    Args:
+        names: as the annotations give them.
+        folder: the one that they belong to.
+    """
+    if not any('\\' in name for name in names):
+        return []  # a name without it is found as a whole or not at all
+    by_end: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        whole = os.path.normpath(unicodedata.normalize('NFC', name.replace('\\', '/')))
+        by_end[os.path.basename(whole)].setdefault(whole, name)
+    found: dict[str, list[str]] = defaultdict(list)
+    for alike in (list(group.values()) for group in by_end.values()):
+        if len(alike) > 1 and any('\\' in name for name in alike):
+            for name in alike:
+                if file := find_file(os.path.join(folder, name)):
+                    found[os.path.normpath(file)].append(name)
+    return [' and '.join(several) for several in found.values() if len(several) > 1]
 
 
 def _ways(path: str) -> Iterator[str]:

@@ -40,6 +40,16 @@ def is_degenerate(segmentation: object) -> bool:
     return isinstance(segmentation, list) and not any(_is_outline(polygon) for polygon in segmentation)
 
 
+def cannot_be_evaluated(segmentation: object) -> bool:
+    """Degenerate polygons, and those whose first has at most four values: by it, pycocotools takes all for what they are not."""
+    return is_degenerate(segmentation) or (isinstance(segmentation, list) and len(segmentation[0]) <= 4)
+
+
+def has_strays(segmentation: object) -> bool:
+    """Polygons of which some, and not all, have an odd count or fewer than three points; training leaves these parts out."""
+    return isinstance(segmentation, list) and 0 < len(outlines(segmentation)) < len(segmentation)
+
+
 def outlines(segmentation: list) -> list:
     """The polygons of at least three points."""
     return [polygon for polygon in segmentation if _is_outline(polygon)]

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, features
 
 from ralamala_mm.datasets import LoadCheckedImage, use_checked_loading, use_skipping
 from ralamala_mm.datasets.faults import FileUserError
+from ralamala_mm.datasets.names import shared_files
 from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Y, X = np.mgrid[:40, :56]
 RGB = np.stack([X * 4, Y * 6, (X + Y) * 2], -1).astype(np.uint8)  # a ramp in each channel
 GREY = RGB[..., 0]
+TRIANGLE = [10, 10, 60, 10, 60, 60]
 ALPHA = np.full((40, 56), 90, np.uint8)
 
 
@@ -47,7 +49,8 @@ KINDS = [
     ('rgba.png', np.dstack([RGB, ALPHA]), {}, RGB, 0),
     ('rgba.tif', np.dstack([RGB, ALPHA]), {}, RGB, 0),
     ('rgba.webp', np.dstack([RGB, ALPHA]), dict(lossless=True), RGB, 0),
-    ('grey and alpha.png', Image.fromarray(GREY).convert('LA'), {}, three(GREY), 0),
+    ('grey and alpha.png', Image.merge('LA', (Image.fromarray(GREY), Image.fromarray(ALPHA))), {}, three(GREY), 0),
+    ('grey and alpha.tif', Image.merge('LA', (Image.fromarray(GREY), Image.fromarray(ALPHA))), {}, three(GREY), 0),
     ('palette.png', Image.fromarray(GREY).convert('P'), {}, three(GREY), 0),
     ('palette.bmp', Image.fromarray(GREY).convert('P'), {}, three(GREY), 0),
     ('cmyk.jpg', Image.fromarray(RGB).convert('CMYK'), dict(quality=98, subsampling=0), RGB, 8),
@@ -62,6 +65,23 @@ def test_kinds_of_pictures(name: str, values: object, options: dict, expected: n
     image = read(save(tmp_path / name, values, **options))
     assert image.dtype == np.uint8
     assert np.abs(image.astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+@pytest.mark.parametrize('flag', ['color', 'grayscale', 'unchanged'])
+def test_sixteen_bits_are_the_same_to_both_decoders(flag: str, suffix: str, tmp_path: Path):
+    values = (Y * 56 + X).astype(np.uint16) * 29  # 0 to 64931
+    path = save(tmp_path / f'a{suffix}', values)
+    expected = values if flag == 'unchanged' else (values >> 8).astype(np.uint8)
+    for backend in ('cv2', 'pillow'):
+        image = LoadCheckedImage(color_type=flag, imdecode_backend=backend)(dict(img_path=str(path)))['img']
+        assert np.array_equal(image, three(expected) if flag == 'color' else expected)
+
+
+def test_pillow_refuses_32_bits_too(tmp_path: Path):
+    path = save(tmp_path / 'a.tif', GREY.astype(np.int32) * 257)
+    with pytest.raises(UserError, match='cannot be decoded by pillow, a TIFF of 32 or 64 bits a value'):
+        LoadCheckedImage(imdecode_backend='pillow')(dict(img_path=str(path)))
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
@@ -95,6 +115,28 @@ def test_turned_pictures(how: int, suffix: str, tmp_path: Path):
         read(path, height=30, width=20)
 
 
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('flag', ['color', 'grayscale', 'unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation'])
+@pytest.mark.parametrize('how', [5, 6, 7, 8])
+def test_the_annotated_size_decides_whatever_the_flag(how: int, flag: str, backend: str, tmp_path: Path):
+    """Some flags turn while decoding, and others do not: annotated upright it is upright, and as stored it is as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = how
+    path = save(tmp_path / 'a.png', RGB, exif=exif)
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture).convert('RGB'))
+    reader = LoadCheckedImage(color_type=flag, imdecode_backend=backend)
+    for expected in (upright, RGB):
+        height, width = expected.shape[:2]
+        image = reader(dict(img_path=str(path), height=height, width=width))['img']
+        if flag.startswith('grayscale'):
+            image, expected = image.astype(int), np.asarray(Image.fromarray(expected).convert('L')).astype(int)
+            assert image.shape == expected.shape
+            assert np.abs(image - expected).max() <= 1  # two roundings
+        else:
+            assert np.array_equal(image[..., ::-1], expected)
+
+
 @pytest.mark.parametrize('values', [GREY.astype(np.float32) / 255, np.full((40, 56), np.nan, np.float32), GREY.astype(np.int32),
                                     GREY.astype(np.float64)], ids=['float', 'nan', 'int32', 'double'])
 def test_values_whose_range_nothing_says(values: np.ndarray, tmp_path: Path):
@@ -126,6 +168,20 @@ def test_names_from_other_systems(tmp_path: Path):
         read(tmp_path / 'train\\b.png')
     with pytest.raises(UserError, match='cannot be read'):
         read(tmp_path / 'a\0.png')
+
+
+def test_two_names_of_one_file(tmp_path: Path):
+    r"""`cam1\1.png` and `cam2\1.png` are two pictures; a `1.png` without folders is only one of them, if any."""
+    save(tmp_path / '1.png', RGB)
+    (tmp_path / 'train').mkdir()
+    save(tmp_path / 'train/1.png', RGB)
+    accents = [unicodedata.normalize(form, 'é.png') for form in ('NFC', 'NFD')]
+    save(tmp_path / accents[0], RGB)
+    assert shared_files(['cam1\\1.png', 'cam2\\1.png', 'cam2\\2.png'], tmp_path) == ['cam1\\1.png and cam2\\1.png']
+    assert shared_files(['C:\\x\\1.png', '1.png'], tmp_path) == ['C:\\x\\1.png and 1.png']
+    assert shared_files(['cam1\\1.png', 'train\\1.png'], tmp_path) == []  # two files
+    assert shared_files(['train\\1.png', 'train/1.png', './train/1.png'], tmp_path) == []  # one name
+    assert shared_files(['cam1\\3.png', 'cam2\\3.png', *accents, *(f'.\\{name}' for name in accents)], tmp_path) == []
 
 
 def test_one_fault_survives_the_way_from_a_worker():
@@ -313,9 +369,21 @@ def test_boxes_of_nan():
         instances([[10, 10, 60, 10, 60, 60]], bbox=(float('nan'), 0, 1, 1))
 
 
-def test_outlines_that_only_evaluation_stumbles_over():
-    with pytest.raises(UserError, match='fewer than three points'):
-        instances([[10, 10]], evaluated=True)
+@pytest.mark.parametrize('segmentation', [[[10, 10]], [[1, 2], TRIANGLE], [[1, 2, 3, 4], TRIANGLE], [[], TRIANGLE],
+                                          [[1, 2, 3, 4], [5, 6, 7, 8]]])
+def test_outlines_that_only_evaluation_stumbles_over(segmentation: list):
+    """What pycocotools makes of them is an exception; training leaves the short parts out."""
+    assert instances(segmentation)['gt_masks'].masks.shape == (1, 128, 128)
+    with pytest.raises(UserError, match='begins with, a part of fewer than three points, which cannot be evaluated'):
+        instances(segmentation, evaluated=True)
+
+
+@pytest.mark.parametrize('segmentation', [[TRIANGLE], [TRIANGLE, [1, 2]], [TRIANGLE, []], [TRIANGLE, [1, 2, 3, 4, 5, 6, 7]]])
+def test_outlines_that_can_be_evaluated(segmentation: list):
+    from pycocotools import mask as coco_mask
+
+    assert coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(segmentation, 128, 128))) > 1000
+    assert instances(segmentation, evaluated=True)['gt_masks'].masks.any()
 
 
 def test_run_lengths_are_counted_as_pycocotools_does():

@@ -95,6 +95,40 @@ def test_categories_in_another_order_than_the_config_s(root: Path, tmp_path: Pat
     assert found(DETECTOR, root, tmp_path) == {('val', 'instances_val.json', 'annotations')}
 
 
+def test_what_is_not_mended_is_not_called_mended(root: Path, tmp_path: Path):
+    """What evaluation would count wrongly, or stop at, is a fault; of the rest, the report says what --data would do."""
+
+    def defects(content: dict) -> None:
+        content['annotations'][0]['bbox'][2] = 0
+        content['annotations'][1]['bbox'] = [-900.0, 10.0, 50.0, 50.0]
+        content['annotations'][2]['segmentation'] = [[1, 2], [10, 10, 60, 10, 60, 60]]
+        content['annotations'][3]['segmentation'] = [[10, 10, 60, 10, 60, 60], [1, 2]]
+        content['images'].append(dict(content['images'][0], id=77, file_name='nowhere.png'))
+
+    for split in ('train', 'val'):
+        change(root, split, defects)
+    report = check_config_data(prepared(DETECTOR, root, tmp_path), ['train', 'val'], 1, None)
+    faults = {(fault.split, fault.text.partition(': ')[0]): fault.text for fault in report.faults if fault.kind == 'annotations'}
+    assert set(faults) == {('val', 'boxes without area'), ('val', 'boxes outside of their image'),
+                           ('val', 'outlines with parts of an odd count or fewer than three points')}
+    assert all('; with --data DIR: ' in text for text in faults.values())
+    read = {(fault.split, fault.kind) for fault in report.faults if fault.kind != 'annotations'}
+    assert read == {('val', 'annotation'), ('val', 'missing')}  # training leaves images without instances out
+    notes = {text for split, text in report.notes if split == 'train'}
+    assert 'boxes without area: 1 (annotation 1 of 00000.png); training leaves them out' in notes
+    assert 'images without a file: 1 (nowhere.png); with --data DIR: left out with their annotations' in notes
+    assert not any(text.endswith('; left out') for _, text in report.notes)
+
+
+def test_names_of_a_segmentor_s_list_that_lead_to_one_file(root: Path, tmp_path: Path):
+    (root / 'list.txt').write_text('cam1\\00000\ncam2\\00000\n00001\n')
+    config = prepared(SEGMENTOR, root, tmp_path)
+    config.train_dataloader.dataset.ann_file = 'list.txt'
+    report = check_config_data(config, ['train'], 1, None)
+    assert [(fault.file, fault.kind) for fault in report.faults] == [(f'{root}/list.txt', 'names')]
+    assert 'list.txt has different names that lead to one file, such as ' in report.faults[0].text
+
+
 def test_a_broken_annotation_file_does_not_hide_the_other_split(root: Path, tmp_path: Path):
     (root / 'annotations/instances_train.json').write_text('{"images": [')
     (root / 'val/00002.png').write_bytes(b'')

@@ -2,7 +2,7 @@
 
 A copy is made for what MMDetection or pycocotools cannot read or would count wrongly: annotation ids used twice, images
 without a file, `area` or `iscrowd` left out, categories in another order than in training, and, in a split that is
-evaluated, boxes that nothing can match. What they handle themselves is told, and left as it is.
+evaluated, boxes and outlines that nothing can match. What they handle themselves is told, and left as it is.
 """
 
 import codecs
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..names import find_file
-from ..segmentations import is_degenerate, outlines, segmentation_problem
+from ..names import SHARED_REMEDY, find_file, shared_files
+from ..segmentations import cannot_be_evaluated, has_strays, is_degenerate, outlines, segmentation_problem
 from .coco_files import CocoSplit
 from .image_sizes import image_sizes
 from .report import ERROR, MENDED, NOTE, Problem, problem, some
@@ -38,10 +38,11 @@ class CheckedSplit:
     left_out: set = field(default_factory=set)  # positions in `annotations`
     needs_copy: bool = False
 
-    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', needed: bool = False) -> bool:
+    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', mending: str = '',
+             needed: bool = False) -> bool:
         """Notes a problem if it has any entries; returns whether."""
         if entries:
-            self.problems.append(problem(level, self.split.name, what, entries, consequence, needed))
+            self.problems.append(problem(level, self.split.name, what, entries, consequence, mending, needed))
         return bool(entries)
 
 
@@ -84,9 +85,12 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.needs_copy |= checked.tell(MENDED, 'file names written as on Windows, or in another Unicode form than the file\'s',
                                        list(checked.renamed), 'the files were found')
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
+    shared = shared_files(present, checked.split.image_dir)
+    checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
-    checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()), 'left out with their annotations')
+    checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()),
+                                       mending='left out with their annotations')
     if not checked.evaluated:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
         checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
@@ -107,7 +111,8 @@ def _check_categories(checked: CheckedSplit) -> None:
     checked.tell(ERROR, 'category ids used twice', _twice(ids))
     checked.tell(ERROR, 'category names used twice', _twice(wanted))
     parents = [category['name'] for category in categories if category['name'] not in wanted]
-    checked.needs_copy |= checked.tell(MENDED, 'parents of the other categories, without instances', parents, 'left out')
+    checked.needs_copy |= checked.tell(MENDED, 'parents of the other categories, without instances', parents,
+                                       mending='left out')
     if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
         text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
         checked.problems.append(Problem(NOTE, checked.split.name, text))
@@ -122,14 +127,17 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
         return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if is_such(a)]
 
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated, 'all are numbered anew', True)
+    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated,
+                                       mending='all are numbered anew', needed=True)
     unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled, 'filled in from the box', True)
+    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled,
+                                       mending='filled in from the box', needed=True)
     with checked.split.ann_file.open('rb') as file:
         start = file.read(4)
     # As Windows tools write, and pycocotools cannot read.
     marked = [checked.split.ann_file.name] if start.startswith(codecs.BOM_UTF8) or b'\0' in start else []
-    checked.needs_copy |= checked.tell(MENDED, 'text with a byte order mark, or in UTF-16', marked, 'written anew', True)
+    checked.needs_copy |= checked.tell(MENDED, 'text with a byte order mark, or in UTF-16', marked,
+                                       mending='written anew', needed=True)
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
     if wants_masks:
@@ -179,7 +187,7 @@ def _check_segmentations(checked: CheckedSplit) -> None:
     """Outlines that pycocotools reads beyond its memory for, or takes for something else."""
     content = checked.split.content
     images = {image['id']: image for image in content['images']}
-    unreadable, degenerate = [], []
+    unreadable, degenerate, strays = [], [], []
     for position, annotation in enumerate(content['annotations']):
         image, segmentation = images.get(annotation['image_id']), annotation.get('segmentation')
         if image is None or not segmentation:
@@ -188,13 +196,21 @@ def _check_segmentations(checked: CheckedSplit) -> None:
             unreadable.append(f'annotation {annotation.get("id", "without id")} of {image["file_name"]} {text}')
         elif is_degenerate(segmentation):
             degenerate.append(position)
+        elif has_strays(segmentation):
+            strays.append(position)
     checked.tell(ERROR, 'outlines that cannot be read', unreadable)
-    names = [f'annotation {content["annotations"][i].get("id", "without id")}' for i in degenerate]
-    if checked.evaluated:
-        checked.needs_copy |= checked.tell(MENDED, 'outlines of fewer than three points', names, 'left out')
-        checked.left_out.update(degenerate)
-    else:
-        checked.tell(NOTE, 'outlines of fewer than three points', names, 'training leaves them out')
+
+    def named(positions: Sequence[int]) -> list[str]:
+        return [f'annotation {content["annotations"][i].get("id", "without id")}' for i in positions]
+
+    points, parts = 'outlines of fewer than three points', 'outlines with parts of an odd count or fewer than three points'
+    if not checked.evaluated:
+        checked.tell(NOTE, points, named(degenerate), 'training leaves them out')
+        return
+    stops = any(cannot_be_evaluated(content['annotations'][i]['segmentation']) for i in strays)
+    checked.needs_copy |= checked.tell(MENDED, points, named(degenerate), mending='left out', needed=True)
+    checked.needs_copy |= checked.tell(MENDED, parts, named(strays), mending='these parts are left out', needed=stops)
+    checked.left_out.update(degenerate)
 
 
 def _check_boxes(checked: CheckedSplit) -> None:
@@ -217,9 +233,10 @@ def _check_boxes(checked: CheckedSplit) -> None:
         wrong = [annotations[i] for i in np.flatnonzero(mask)]
         return [f'annotation {a.get("id", "without id")} of {images[a["image_id"]]["file_name"]}' for a in wrong]
 
-    left_out = 'left out' if checked.evaluated else 'training leaves them out'
-    checked.tell(MENDED, 'boxes without area', which(flat), left_out)
-    checked.tell(MENDED, 'boxes outside of their image', which(outside), left_out)
+    does = (dict(mending='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
+            else dict(consequence='training leaves them out'))
+    checked.tell(MENDED, 'boxes without area', which(flat), **does)
+    checked.tell(MENDED, 'boxes outside of their image', which(outside), **does)
     if beyond.sum() > _TOO_MANY * len(boxes):
         checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
                      'so many are no slips: COCO\'s boxes are x, y, width, height in pixels, not two corners')

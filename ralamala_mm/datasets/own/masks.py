@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from ralamala_mm.files import write_in_one_move
 
 from ..classes import set_classes
+from ..names import SHARED_REMEDY, shared_files
 from ..walking import datasets_of, replace_transforms
 from .mask_check import IGNORED, CheckedMasks, check_masks, write_converted
 from .mask_files import MaskSplit, find_masks
@@ -91,7 +92,10 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
     ]
     others = [name for name in split.other_suffixes if split.mask(os.path.splitext(name)[0]).exists()]
     strays = sorted(set(split.other_suffixes) - set(others))
+    shared = [*shared_files([stem + split.image_suffix for stem in masks.masks], split.image_dir),
+              *shared_files([stem + split.mask_suffix for stem in masks.masks], split.mask_dir)]
     found = [
+        (ERROR, shared, 'different names that lead to one file', SHARED_REMEDY),
         (MENDED, masks.absent, 'images that a list names, without a file', 'left out'),
         (MENDED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
          'the files were found'),

@@ -12,15 +12,22 @@ _SHOWN_CLASSES = 24
 class Problem:
     """One kind of defect in one split.
 
-    `needed` says that the libraries would stop at it, were it not mended; `files` names those that have it, where it is
-    one of files.
+    `mending` is what `--data` does about it; `needed` says that the libraries would stop at it or count wrongly, were it not
+    mended; `files` names those that have it, where it is one of files.
     """
 
     level: str
     split: str
     text: str
+    mending: str = ''
     needed: bool = False
     files: tuple[str, ...] = ()
+
+    def told(self, is_mended: bool = True) -> str:
+        """The text with what was done about it, or what `--data` would do."""
+        if not self.mending:
+            return self.text
+        return f'{self.text}; {"" if is_mended else "with --data DIR: "}{self.mending}'
 
 
 def some(items: Iterable[object], count: int = 3) -> str:
@@ -30,11 +37,11 @@ def some(items: Iterable[object], count: int = 3) -> str:
     return ', '.join(items[:count]) + (f' and {more} more' if more > 0 else '')
 
 
-def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', needed: bool = False,
-            files: Iterable[object] = ()) -> Problem:
-    """'images without a file: 2 (a.jpg, b.jpg); they are left out'."""
+def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', mending: str = '',
+            needed: bool = False, files: Iterable[object] = ()) -> Problem:
+    """'images smaller than 32 pixels: 2 (a.jpg, b.jpg); training leaves them out', the last being the consequence."""
     text = f'{what}: {len(entries)} ({some(entries)})'
-    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), needed, tuple(map(str, files)))
+    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), mending, needed, tuple(map(str, files)))
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Report:
         if not self.problems:
             return [*lines, '  no problems found']
         for level in _ORDER:
-            lines += [f'  {level:<6} {problem.split}: {problem.text}' for problem in self.problems if problem.level == level]
+            lines += [f'  {level:<6} {problem.split}: {problem.told()}' for problem in self.problems if problem.level == level]
         return lines
 
 

@@ -1,17 +1,20 @@
 """COCO-format folders: layouts that are found, defects that are told, and data sets that read what was meant."""
 
 import json
+import os
 import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
 from ralamala_mm.datasets import check_paths, use_data
+from ralamala_mm.datasets.diagnosis import check_dataset
 from ralamala_mm.errors import UserError
 
 SHAPES = ('circle', 'square', 'triangle', 'star')
@@ -346,16 +349,59 @@ def test_names_from_other_systems(config: Callable, coco: Path, shapes_root: Pat
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('by_config', [True, False])
+def test_two_cameras_in_one_folder(by_config: bool, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    """Both would be read as the same picture."""
+    plant(coco, lambda c: [image.update(file_name=f'cam{i % 2}\\{i // 2:05d}.png') for i, image in enumerate(c['images'])])
+    own = config('demo/maskrcnn_ravlt_t_shapes')
+    if not by_config:
+        with pytest.raises(UserError, match='marked ERROR in the report above'):
+            use_data(own, str(coco), ['train', 'val'])
+        assert ('ERROR  train: different names that lead to one file: 6 (cam0\\00000.png and cam1\\00000.png, '
+                in capsys.readouterr().out)
+        return
+    import mmdet.datasets  # noqa: F401
+
+    own.train_dataloader.dataset.data_root = str(coco)
+    with DATASETS.switch_scope_and_registry('mmdet') as registry:
+        dataset = registry.build(dict(own.train_dataloader.dataset, pipeline=[]))
+    with pytest.raises(UserError, match=r'has different names that lead to one file, such as \S+cam0\\00000.png and '):
+        check_dataset(dataset)
+
+
 def test_outlines_that_cannot_be_evaluated_are_left_out(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     plant(coco, lambda c: c['annotations'][0].update(segmentation=[[1, 2, 3, 4]]), 'val')
-    plant(coco, lambda c: c['annotations'][1].update(segmentation=[[1, 2], [10, 10, 60, 10, 60, 60]]), 'val')
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ['train', 'val'])
     assert 'mended val: outlines of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
+    assert len(evaluated(own)) == len(json.loads((coco / 'annotations/instances_val.json').read_text())['annotations']) - 1
+
+
+@pytest.mark.parametrize('stray', [[], [1, 2], [1, 2, 3, 4], [1, 2, 30, 4, 5, 90, 1]])
+@pytest.mark.parametrize('is_first', [True, False])
+def test_parts_of_outlines_that_cannot_be_evaluated_are_left_out(is_first: bool, stray: list, config: Callable, coco: Path,
+                                                                 capsys: pytest.CaptureFixture):
+    """By the first, pycocotools judges all; and nothing else asks for a copy."""
+    triangle = [10, 10, 60, 10, 60, 60]
+    outline = [stray, triangle] if is_first else [triangle, stray]
+    plant(coco, lambda c: c['annotations'][1].update(segmentation=outline), 'val')
+    plant(coco, lambda c: c['annotations'][1].update(segmentation=outline))
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), ['train', 'val'])
+    told = 'val: outlines with parts of an odd count or fewer than three points: 1 (annotation 2); these parts are left out'
+    assert f'mended {told}' in capsys.readouterr().out
+    assert own.train_dataloader.dataset.ann_file == 'annotations/instances_train.json'
+    assert evaluated(own)[1].sum() == 1225  # the triangle's pixels
+
+
+def evaluated(config: Config) -> list[np.ndarray]:
+    """The masks `[H, W]` that the metric compares with, of which none is empty."""
     from pycocotools.coco import COCO
 
-    copy = COCO(own.val_evaluator.ann_file)
-    assert all(copy.annToMask(annotation).any() for annotation in copy.anns.values())
+    truth = COCO(os.path.join(config.data_root, config.val_evaluator.ann_file))
+    masks = [truth.annToMask(annotation) for annotation in truth.anns.values()]
+    assert all(mask.any() for mask in masks)
+    return masks
 
 
 @pytest.mark.parametrize('segmentation', [dict(size=[9, 9], counts=[81]), dict(size=[128, 128], counts='~'),

@@ -47,7 +47,8 @@ RUN_LENGTHS = st.fixed_dictionaries({}, optional=dict(
     size=st.one_of(st.just([128, 128]), st.lists(NUMBERS, max_size=3)),
     counts=st.one_of(st.lists(NUMBERS, max_size=4), st.just([128 * 128]), st.text(max_size=12),
                      st.text('0123456789PQRSTo', max_size=40))))
-POLYGONS = st.lists(st.one_of(st.lists(NUMBERS, max_size=9), NUMBERS), max_size=3)
+POLYGONS = st.one_of(st.lists(st.one_of(st.lists(NUMBERS, max_size=9), NUMBERS), max_size=3),
+                     st.lists(st.lists(st.integers(0, 128), max_size=7), min_size=1, max_size=3))
 VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, NAMES, RUN_LENGTHS, POLYGONS, st.lists(NUMBERS, min_size=4, max_size=4),
                    st.dictionaries(NAMES, NUMBERS, max_size=2),
                    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=2)))

@@ -75,6 +75,20 @@ def test_one_pair_without_splits(config: Callable, pair: Path, shapes_root: Path
     assert 'every 10th image is held out' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('folder', ['JPEGImages', 'SegmentationClass'])
+def test_two_cameras_in_a_list(folder: str, config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+    """The pictures, or the masks, of two cameras have one name, and their folders are missing."""
+    for kind in {'JPEGImages', 'SegmentationClass'} - {folder}:
+        for camera in ('cam1', 'cam2'):
+            (voc / kind / camera).mkdir()
+            shutil.copy(voc / kind / '00000.png', voc / kind / camera)
+    (voc / 'ImageSets/Segmentation/train.txt').write_text('cam1\\00000\ncam2\\00000\n00001\n')
+    with pytest.raises(UserError, match='marked ERROR in the report above'):
+        use_data(config('upernet_mala_t'), str(voc), ('train', 'val'))
+    assert ('ERROR  train: different names that lead to one file: 1 (cam1\\00000.png and cam2\\00000.png); the folders in '
+            'them are missing') in capsys.readouterr().out
+
+
 def test_coloured_masks_with_their_list(config: Callable, voc: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
     own = config('upernet_mala_t')
     use_data(own, str(voc), ('train', 'val'))
