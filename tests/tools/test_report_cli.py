@@ -17,7 +17,8 @@ from ralamala_mm.engine import build_model, load_config
 ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = 'tests/faults/configs/tiny_detector.py'
 SEGMENTOR = 'tests/faults/configs/tiny_segmentor.py'
-SHORT = ['train_dataloader.num_workers=0', 'default_hooks.logger.interval=1', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+SHORT = ['train_dataloader.num_workers=0', 'default_hooks.logger.interval=1', 'train_cfg.max_epochs=1',
+         'train_cfg.val_interval=1']
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +58,8 @@ def test_numbers_are_those_of_the_training(call: Callable, detector: Path, tmp_p
     assert f'Open {page} in a browser' in result.stdout
     logged = json.loads(next(detector.glob('*/vis_data/scalars.json')).read_text().splitlines()[-1])
     html = page.read_text()
-    for name, key in {'box AP': 'bbox_mAP', 'box AP50': 'bbox_mAP_50', 'box AP medium': 'bbox_mAP_m', 'mask AP': 'segm_mAP'}.items():
-        # The log has AP to a thousandth.
+    names = {'box AP': 'bbox_mAP', 'box AP50': 'bbox_mAP_50', 'box AP medium': 'bbox_mAP_m', 'mask AP': 'segm_mAP'}
+    for name, key in names.items():  # the log has AP to a thousandth
         assert shown(html, name) == pytest.approx(100 * logged[f'coco/{key}'], abs=0.051)
     assert html.count('<svg') >= 8
     assert 'Worst pictures' in html
