@@ -40,14 +40,6 @@ def load_model(args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
     return model, list(recorded_classes(content) or [])
 
 
-def spread_weights(model: nn.Module) -> None:
-    """Weights as random as they are at the start of a training find nothing; these keep the scale of what passes through."""
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            keeps = 'linear' if name.startswith(('backbone', 'patch_embed', 'layers')) else 'relu'
-            nn.init.kaiming_normal_(module.weight, nonlinearity=keeps)
-
-
 def pictures(args: argparse.Namespace) -> list[Tensor]:
     """The picture to trace and check with, in the shape asked for and in another one: `[1, 3, H, W]`, RGB, 0 to 255."""
     height, width = args.shape
@@ -66,11 +58,13 @@ def pictures(args: argparse.Namespace) -> list[Tensor]:
 def export_pictures(model: nn.Module, classes: list[str], args: argparse.Namespace) -> None:
     """A detector or segmentor end to end, into ONNX."""
     from ralamala_mm.export import picture_model, write_onnx
-    from ralamala_mm.export.checking import compare_results
+    from ralamala_mm.export.checking import compare_results, scale_random_weights
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 
-    module, own, batched = picture_model(model)
     images = [image.to(torch.uint8) for image in pictures(args)]
+    if not args.checkpoint:
+        scale_random_weights(model, lambda: picture_model(model)[1](images[0]))
+    module, own, batched = picture_model(model)
     notes = dict(classes=json.dumps(classes), config=Path(args.config).name, input='uint8 RGB, any height and width')
 
     def differences(path: Path):
@@ -96,11 +90,13 @@ def export_pictures(model: nn.Module, classes: list[str], args: argparse.Namespa
 def export_backbone(backbone: nn.Module, args: argparse.Namespace) -> None:
     """A backbone alone: normalised images to maps."""
     from ralamala_mm.export import write_exported_program, write_onnx, write_torchscript
-    from ralamala_mm.export.checking import compare_maps
+    from ralamala_mm.export.checking import compare_maps, scale_random_weights
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     images = [(image - mean) / std for image in pictures(args)]
+    if not args.checkpoint:
+        scale_random_weights(backbone, lambda: backbone(images[0]))
     example = torch.cat([images[0]] * 2)  # two, as one would be taken for a size that never changes
     names = [f'stride{stride}' for stride in backbone.out_strides]
     write, load = {
@@ -176,8 +172,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
     model, classes = load_model(args)
     if not args.checkpoint:
-        spread_weights(model)
-        print('No checkpoint: the weights are random, and spread so that there is something to compare.')
+        print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
     if args.format == 'pretrained':
         model.save_pretrained(args.out)
         print(f'Wrote {args.out}: {type(model).__name__}.from_pretrained({str(args.out)!r}) builds it.')

@@ -144,12 +144,15 @@ class GatedAttention(nn.Module):
     def attend(self, qkvo: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, 4C, H, W]` → the attended map, v and o, each `[B, C, H, W]`."""
         parts = qkvo.chunk(4, dim=1)
-        head_dim = self.proj.in_channels // self.num_heads
-        q, k, v = (part.permute(0, 2, 3, 1).reshape(part.shape[0], -1, self.num_heads, head_dim)  # [B, L, N, D]
-                   .transpose(1, 2) for part in parts[:3])  # [B, N, L, D]
+        q, k, v = (self.split_heads(part) for part in parts[:3])  # [B, N, L, D]
         attended = ops.ATTENTIONS[self.attention](q, k, v, rotary)  # [B, N, L, D]
         attended = attended.transpose(1, 2).reshape(qkvo.shape[0], *qkvo.shape[2:], -1).permute(0, 3, 1, 2)
         return attended, parts[2], parts[3]
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` → `[B, N, L, D]`."""
+        head_dim = self.proj.in_channels // self.num_heads
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_heads, head_dim).transpose(1, 2)
 
     def mix(self, attended: Tensor, value: Tensor, gate: Tensor) -> Tensor:
         return (attended + self.lepe(value)) * gate

@@ -1,0 +1,161 @@
+"""Where a pixel looks: the weight of each token in the output of one token, for the attentions of the papers and others.
+
+Every attention here is out_i = Σ_j w_ij v_j; of linear attention the L×L weights are never formed, and are written out here
+for one i. Shapes: N heads, L = H·W tokens, D channels per head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ralamala_mm.errors import UserError
+from ralamala_mm.ops import RotaryTable
+from ralamala_mm.ops.naive import feature_map, rotate
+from ralamala_mm.ops.precision import EPSILON
+
+TITLES = {'rala': 'RALA', 'mala': 'MALA', 'softmax_attention': 'softmax, same q, k', 'linear': 'plain linear, same q, k'}
+
+
+@dataclass
+class BlockInputs:
+    """What the attention of one block gets for one image, in fp32: q, k, v `[N, L, D]`, the maps v and o `[1, C, H, W]`."""
+
+    stage: int
+    block: int
+    module: nn.Module
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    value_map: Tensor
+    gate: Tensor
+    rotary: RotaryTable
+
+    @property
+    def name(self) -> str:
+        return f'stage {self.stage + 1}, block {self.block + 1}'
+
+
+def capture(backbone: nn.Module, image: Tensor, blocks: Sequence[tuple[int, int]]) -> list[BlockInputs]:
+    """Runs the backbone and keeps what the attentions of some blocks get.
+
+    Args:
+        backbone: a `RAVLT` or `MALA` in evaluation mode.
+        image: `[1, 3, H, W]`, normalised.
+        blocks: stage and place of each block, from 0.
+
+    Raises:
+        UserError: there is no such block.
+    """
+    kept: dict[tuple[int, int], Tensor] = {}
+    handles = []
+    for stage, block in blocks:
+        if not (0 <= stage < len(backbone.layers) and 0 <= block < len(backbone.layers[stage].blocks)):
+            raise UserError(f'there is no block {block + 1} in stage {stage + 1}: the stages have '
+                            f'{", ".join(str(len(layer.blocks)) for layer in backbone.layers)} blocks')
+        projection = backbone.layers[stage].blocks[block].attn.qkvo
+        handles.append(projection.register_forward_hook(
+            lambda module, inputs, output, key=(stage, block): kept.update({key: output})))
+    try:
+        with torch.no_grad():
+            backbone(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_inputs(backbone, stage, block, kept[stage, block].float()) for stage, block in blocks]
+
+
+def _inputs(backbone: nn.Module, stage: int, block: int, qkvo: Tensor) -> BlockInputs:
+    module = backbone.layers[stage].blocks[block].attn
+    parts = qkvo.chunk(4, dim=1)
+    q, k, v = (module.split_heads(part)[0] for part in parts[:3])
+    return BlockInputs(stage, block, module, q, k, v, parts[2], parts[3], backbone.layers[stage].RoPE(*qkvo.shape[2:]))
+
+
+def scores(kind: str, q: Tensor, k: Tensor, rotary: RotaryTable, token: int) -> Tensor:
+    """Weights of all tokens in the output of one, `[N, L]`.
+
+    Args:
+        kind: 'rala', 'mala', 'softmax_attention', or 'linear' for φ(q_i)·φ(k_j) / Σ_j φ(q_i)·φ(k_j), without rotary position.
+        q: `[N, L, D]`.
+        k: `[N, L, D]`.
+        rotary: the turns of the grid.
+        token: which one, i.
+    """
+    scale, length = q.shape[-1] ** -0.5, q.shape[-2]
+    if kind == 'softmax_attention':
+        return (scale * _row(rotate(q, rotary), rotate(k, rotary), token)).softmax(dim=-1)
+    q, k = feature_map(q), feature_map(k)
+    if kind == 'linear':
+        weights = _row(q, k, token)
+        return weights / weights.sum(dim=-1, keepdim=True)
+    if kind == 'rala':
+        k = length * (scale * k @ q.mean(dim=-2).unsqueeze(-1)).softmax(dim=-2) * k  # [N, L, D]
+        normaliser = _row(q, k.mean(dim=-2, keepdim=True), token) + EPSILON  # [N, 1]
+        return _row(rotate(q, rotary), rotate(k, rotary), token) / length / normaliser
+    magnitude = scale * _row(q, k.mean(dim=-2, keepdim=True), token)  # [N, 1]
+    products = scale * _row(rotate(q, rotary), rotate(k, rotary), token) / length
+    return products * (1 + 1 / (magnitude + EPSILON)) - magnitude / length
+
+
+def _row(q: Tensor, k: Tensor, token: int) -> Tensor:
+    """q_i · k_j for all j, `[N, L]`."""
+    return (k @ q[:, token].unsqueeze(-1)).squeeze(-1)
+
+
+def token_at(point: tuple[int, int], image: tuple[int, int], grid: tuple[int, int]) -> int:
+    """The token whose patch a pixel (x, y) lies in.
+
+    Args:
+        point: column and row.
+        image: height and width in pixels.
+        grid: height and width in tokens.
+    """
+    x, y = point
+    return min(y * grid[0] // image[0], grid[0] - 1) * grid[1] + min(x * grid[1] // image[1], grid[1] - 1)
+
+
+def spread_of(weights: Tensor) -> dict[str, float]:
+    """How a row of weights `[L]` is spread: sum, peak and least in parts of the average 1/L, and the number of tokens over
+    which its positive part would be even (e to its entropy)."""
+    shares = weights.clamp(min=0)
+    shares = shares / shares.sum()
+    entropy = -(shares * shares.clamp(min=1e-30).log()).sum()
+    return dict(sum=float(weights.sum()), peak=float(weights.max() * len(weights)), least=float(weights.min() * len(weights)),
+                tokens=float(entropy.exp()))
+
+
+def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[tuple[str, dict[str, Tensor]]],
+                   path: Path) -> None:
+    """Writes a sheet: the picture with the pixel, then the weights of each attention over it, a line for each block.
+
+    Args:
+        picture: `[H, W, 3]`, RGB.
+        point: column and row of the pixel.
+        rows: name of a block, and by attention its weights on the grid, `[h, w]`.
+        path: the picture to write.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = picture.shape[:2]
+    columns = 1 + len(rows[0][1])
+    figure = Figure(figsize=(3 * columns, (3 * height / width + 0.55) * len(rows)), layout='constrained')
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, maps) in zip(grid, rows, strict=True):
+        line[0].imshow(picture)
+        line[0].set_title(name, fontsize=9)
+        for axes, (kind, weights) in zip(line[1:], maps.items(), strict=True):
+            share = (weights / weights.max()).clamp(min=0).numpy()
+            axes.imshow(picture.mean(axis=2), cmap='gray', vmin=-60, vmax=255)
+            axes.imshow(share, cmap='inferno', alpha=0.65, extent=(-0.5, width - 0.5, height - 0.5, -0.5), vmin=0, vmax=1)
+            spread = spread_of(weights.flatten())
+            axes.set_title(f'{TITLES[kind]}\npeak {spread["peak"]:.1f}× the average, on {spread["tokens"]:.0f} of '
+                           f'{weights.numel()} tokens', fontsize=8)
+        for axes in line:
+            axes.plot(*point, marker='+', color='deepskyblue', markersize=11, markeredgewidth=2)
+            axes.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,115 @@
+"""Where a pixel looks, and the ranks of linear attention, as pictures and numbers.
+
+attention_map.py configs/maskrcnn_ravlt_s.py work_dirs/maskrcnn_ravlt_s/epoch_12.pth photo.jpg --point 320 240 --out attention
+"""
+
+import argparse
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from ralamala_mm.analysis.attention_maps import capture, draw_attention, scores, spread_of, token_at
+from ralamala_mm.analysis.attention_ranks import THRESHOLD, as_table, block_ranks, draw_ranks
+from ralamala_mm.backbones.hybrid import LINEAR_STAGES, HybridVisionTransformer
+from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
+from ralamala_mm.engine import add_trust_option, build_model, load_config, run
+from ralamala_mm.errors import UserError
+
+LONGEST_SIDE = 1333  # pixels; larger pictures are made smaller, as in detection
+
+
+def block_number(text: str) -> tuple[int, int]:
+    """'2.1' is the first block of the second stage: (1, 0)."""
+    stage, _, block = text.partition('.')
+    if not (stage.isdecimal() and block.isdecimal() and int(stage) and int(block)):
+        raise argparse.ArgumentTypeError(f'{text} is not STAGE.BLOCK, both from 1')
+    return int(stage) - 1, int(block) - 1
+
+
+def read_picture(path: Path):
+    """`[H, W, 3]`, RGB, and by how much it was made smaller."""
+    import cv2
+    import mmcv
+
+    if not path.is_file():
+        raise UserError(f'image {path} does not exist')
+    picture = mmcv.imread(str(path), channel_order='rgb')
+    if picture is None:
+        raise UserError(f'image {path} cannot be read')
+    factor = min(1.0, LONGEST_SIDE / max(picture.shape[:2]))
+    if factor < 1:
+        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return picture, factor
+
+
+def main(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.cfg_options)
+    model = build_model(config)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HybridVisionTransformer):
+        raise UserError(f'the backbone of {args.config} is neither RAVLT nor MALA')
+    picture, factor = read_picture(args.image)
+    point = tuple(int(value * factor) for value in args.point)
+    if not (0 <= point[0] < picture.shape[1] and 0 <= point[1] < picture.shape[0]):
+        raise UserError(f'--point {args.point[0]} {args.point[1]} (column, row) lies outside of {args.image}')
+    print(load_backbone_checkpoint(backbone, args.checkpoint))
+    preprocessor = model.data_preprocessor
+    image = torch.from_numpy(picture).permute(2, 0, 1).float()
+    image = ((image - preprocessor.mean.cpu()) / preprocessor.std.cpu())[None]
+
+    blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1)
+                             for stage in LINEAR_STAGES if stage < len(backbone.layers)]
+    rows, ranks, numbers = [], [], []
+    for inputs in capture(backbone, image, blocks):
+        grid = tuple(inputs.gate.shape[2:])
+        token = token_at(point, picture.shape[:2], grid)
+        if args.head and args.head > len(inputs.q):
+            raise UserError(f'--head {args.head}: {inputs.name} has {len(inputs.q)}')
+        own = inputs.module.attention
+        kinds = [own, *(kind for kind in ('softmax_attention', 'linear') if kind != own)]
+        chosen = {kind: scores(kind, inputs.q, inputs.k, inputs.rotary, token) for kind in kinds}
+        chosen = {kind: weights[args.head - 1] if args.head else weights.mean(dim=0) for kind, weights in chosen.items()}
+        rows.append((inputs.name, {kind: weights.reshape(grid) for kind, weights in chosen.items()}))
+        numbers.append(dict(block=inputs.name, grid=grid, token=token, scores={kind: spread_of(w) for kind, w in chosen.items()}))
+        if own != 'softmax_attention':
+            ranks.append((inputs.name, block_ranks(inputs, args.threshold)))
+    write(args, picture, point, rows, ranks, numbers)
+
+
+def write(args: argparse.Namespace, picture, point: tuple[int, int], rows: list, ranks: list, numbers: list[dict]) -> None:
+    draw_attention(picture, point, rows, args.out / 'attention.png')
+    for entry in numbers:
+        for kind, spread in entry['scores'].items():
+            print(f'{entry["block"]:20} {kind:18} sum {spread["sum"]:7.3f}  peak {spread["peak"]:7.1f}× the average  '
+                  f'least {spread["least"]:6.1f}×  on {spread["tokens"]:.0f} tokens')
+    if ranks:
+        draw_ranks(ranks, args.out / 'ranks.png', args.threshold)
+        print(f'\n{as_table(ranks, args.threshold)}')
+    as_numbers = [dict(block=name, ranks={kind: {matrix: asdict(rank) for matrix, rank in found.items()}
+                                          for kind, found in by_kind.items()}) for name, by_kind in ranks]
+    (args.out / 'attention.json').write_text(json.dumps(dict(point=point, threshold=args.threshold, attention=numbers,
+                                                             ranks=as_numbers), indent=1) + '\n')
+    print(f'\nWrote {args.out / "attention.png"}{", ranks.png" if ranks else ""} and attention.json')
+
+
+if __name__ == '__main__':
+    warnings.filterwarnings('ignore', category=UserWarning)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='path or URL of weights')
+    parser.add_argument('image', type=Path, help='picture')
+    parser.add_argument('--point', type=int, nargs=2, required=True, metavar=('X', 'Y'), help='pixel: column and row')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the pictures and numbers')
+    parser.add_argument('--blocks', type=block_number, nargs='+', metavar='STAGE.BLOCK',
+                        help='blocks, both counted from 1; the last one of each stage with linear attention by default')
+    parser.add_argument('--head', type=int, metavar='N', help='one head, from 1; the mean over all by default')
+    parser.add_argument('--threshold', type=float, default=THRESHOLD,
+                        help='part of the largest singular value from which others count (%(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings to override')
+    add_trust_option(parser)
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    run(parser, main)
