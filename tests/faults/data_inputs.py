@@ -96,6 +96,28 @@ def each_annotation(by_config: bool = False, **values: object) -> Callable:
     return annotations(lambda content: [entry.update(values) for entry in content['annotations']], by_config)
 
 
+def validation(change: Callable[[dict], object]) -> Callable:
+    """Annotations of the validation part after a change in place, in a config's own paths; one epoch trains before."""
+
+    def make(folder: Path, shapes_root: Path) -> list[str]:
+        root = copied(folder, shapes_root)
+        path = root / 'annotations/instances_val.json'
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+        arguments = train(folder, *(f'{mode}_dataloader.dataset.data_root={root}' for mode in ('train', 'val')),
+                          f'val_evaluator.ann_file={path}', 'train_cfg.val_interval=1')
+        return [argument for argument in arguments if argument != '--no-validate']
+
+    return make
+
+
+def cameras(content: dict) -> None:
+    """File names of two cameras, whose pictures bear the same numbers."""
+    for i, entry in enumerate(content['images']):
+        entry['file_name'] = f'cam{i % 2}\\{i // 2:05d}.png'
+
+
 def text(content: bytes | Callable[[bytes], bytes], by_config: bool = False) -> Callable:
     """An annotation file with other bytes."""
 
@@ -246,6 +268,9 @@ ANNOTATIONS = [
     BadInput('image with a number as name', annotations(lambda c: c['images'][3].update(file_name=3), by_config=True),
              r'file_name that is no text'),
     BadInput('image ids used twice', annotations(lambda c: c['images'][1].update(id=0)), AS_IT_IS),
+    BadInput('names of two cameras for one file', annotations(cameras), AS_IT_IS),
+    BadInput('names of two cameras for one file, by config', annotations(cameras, by_config=True),
+             r'has different names that lead to one file, such as \S+cam0\S+00000\.png and \S+cam1\S+00000\.png; the folders in'),
     BadInput('category ids used twice', annotations(lambda c: c['categories'][1].update(id=1)), AS_IT_IS),
     BadInput('annotation ids used twice, by config', each_annotation(by_config=True, id=1), r'uses an annotation id twice'),
     BadInput('annotations without area, by config',
@@ -267,6 +292,9 @@ ANNOTATIONS = [
              r'no finite numbers'),
     BadInput('outlines far away', each_annotation(by_config=True, segmentation=[[*POLYGON[:5], 1e12]]), r'far beyond its image'),
     BadInput('outlines of text', each_annotation(by_config=True, segmentation=[['a'] * 6]), r'values that are no numbers'),
+    BadInput('outlines that begin with a point, evaluated',
+             validation(lambda c: c['annotations'][1].update(segmentation=[[1, 2], POLYGON])),
+             r'begins with, a part of fewer than three points, which cannot be evaluated'),
     BadInput('run lengths of another size', each_annotation(by_config=True, segmentation=run_lengths([64 * 64], (64, 64))),
              r'run lengths for size \[64, 64\]'),
     BadInput('run lengths for too few pixels', each_annotation(by_config=True, segmentation=run_lengths([10, 20])),
