@@ -23,7 +23,7 @@ from .tiled_detection import detect_in_tiles
 from .tiled_segmentation import segment_in_tiles
 from .tiling import check_tiles
 
-IGNORED = 255  # pixels of classes that were not asked for, as in MMSegmentation's masks
+_IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
 _SEARCHED = 4  # batches' worth of pictures among which those of one shape are looked for
 
 
@@ -37,7 +37,8 @@ def predict(model: nn.Module, images: str | Path | np.ndarray | Sequence[str | P
         images: paths, or pictures `[H, W, 3]` BGR uint8 as OpenCV reads them; one, or a list of them.
         batch_size: pictures at a time. Only pictures of one shape share a batch, so that none is padded for another.
         score_threshold: detections below it are left out.
-        classes: names of the classes that are kept, all by default; a segmentor's pixels of others become 255.
+        classes: names of the classes that are kept, all by default; a segmentor's pixels of others become 255
+            (65535 for more than 255 classes).
         tile: predict in tiles of so many pixels, for pictures that are larger. Instance masks are then COCO's run-length
             encodings, as MMDetection's metrics take them, instead of a tensor.
         overlap: pixels that neighbouring tiles share; a quarter of the tile by default. Objects up to this size are whole in
@@ -91,7 +92,8 @@ class Predictor:
             Name, picture and data sample, in order.
         """
         items = iter(items)
-        size = self.batch_size * (_SEARCHED if self.batch_size > 1 else 1)
+        # Pictures that need tiles are large: one at a time.
+        size = 1 if self.tile or self.batch_size == 1 else self.batch_size * _SEARCHED
         while window := list(itertools.islice(items, size)):
             paths = [str(name) if isinstance(name, str | Path) else None for name, _ in window]
             pictures = [picture for _, picture in window]
@@ -151,7 +153,7 @@ class Predictor:
         needed = 4 * self.model.out_channels * height * width
         memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
         if next(self.model.parameters()).is_cuda:
-            memory = torch.cuda.mem_get_info()[1]
+            memory = torch.cuda.mem_get_info(next(self.model.parameters()).device)[1]
         if needed > memory / 2:
             raise UserError(f'a picture of {width}×{height} pixels has {needed / 2 ** 30:.0f} GiB of logits for '
                             f'{self.model.out_channels} classes: --tile 1024 segments it piece by piece')
@@ -178,12 +180,12 @@ class Predictor:
     def _selected(self, sample: BaseDataElement) -> BaseDataElement:
         if not self.segments:
             return self._above_threshold(sample)
-        count = len(self.model.dataset_meta['classes'])
         pixels = sample.pred_sem_seg.data
+        pixels = pixels.to(torch.uint8 if self.model.out_channels <= 255 else torch.int32)
         if self.labels is not None:
-            pixels = torch.where(torch.isin(pixels, torch.tensor(self.labels, dtype=pixels.dtype)), pixels,
-                                 torch.tensor(IGNORED, dtype=pixels.dtype))
-        sample.pred_sem_seg.data = pixels.to(torch.uint8 if count <= IGNORED else torch.int32)
+            wanted = torch.isin(pixels, torch.tensor(self.labels, dtype=pixels.dtype))
+            pixels = pixels.masked_fill(~wanted, _IGNORED[pixels.dtype])
+        sample.pred_sem_seg.data = pixels
         return sample
 
 

@@ -154,7 +154,8 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def write_mask(path: Path, sample: BaseDataElement) -> None:
-    """A segmentor's labels as a grey PNG, 255 where the class was not asked for; of 16 bits for more than 255 classes."""
+    """A segmentor's labels as a grey PNG, 255 where the class was not asked for; of 16 bits, and 65535, for more than
+    255 classes."""
     labels = sample.pred_sem_seg.data[0].numpy()
     write_picture(path, labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
 

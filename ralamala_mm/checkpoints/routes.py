@@ -88,8 +88,8 @@ class _RecordedHistory(HistoryBuffer):
 
 
 def _statistic(owner: type, name: str) -> Callable:
-    """Stands in for `getattr`, by which a history names its four functions."""
-    if owner is not _RecordedHistory or name not in ('min', 'max', 'current', 'mean'):
+    """Stands in for `getattr`, by which a history names its four functions; OneDL allows MMEngine's own class for ours."""
+    if owner not in (_RecordedHistory, HistoryBuffer) or name not in ('min', 'max', 'current', 'mean'):
         raise ValueError(f'getattr({owner}, {name}) was not allowed')
     return getattr(owner, name)
 
