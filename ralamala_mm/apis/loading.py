@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
         config.model.backbone.init_cfg = None  # the checkpoint holds all weights
         if 'pretrained' in config.model.backbone:
             config.model.backbone.pretrained = None
-    model = build_model(config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')  # on losses, which inference does without
+        model = build_model(config)
     if checkpoint:
         report = load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), family=recorded_family(content),
                               complete=True)
