@@ -7,7 +7,7 @@ from ralamala_mm.engine import (
     RECORDERS,
     add_amp_options,
     build_runner,
-    claim_work_dir,
+    claim_folders,
     drop_validation,
     launched_rank,
     prepare_config,
@@ -32,7 +32,8 @@ def main(args: argparse.Namespace) -> None:
     if args.no_validate:
         drop_validation(config)
     first = launched_rank(args.launcher) == 0
-    claim = claim_work_dir(config.work_dir) if first else None
+    claims = claim_folders(config) if first else []
+    start_processes(config)
     resumed = use_resume(config, args.resume)
     report = use_data(config, args.data, ['train', 'val'], show=first) if args.data else None
     check_paths(config, ('train', 'val'))
@@ -41,12 +42,11 @@ def main(args: argparse.Namespace) -> None:
     use_recorders(config, args.log_to)
     use_progress_line(config)
     notes = [*resumed, settle_pretrained(config)]
-    start_processes(config)
     runner = build_runner(config)
     for note in filter(None, [report, *notes]):  # after MMEngine's many lines, and in the log file
         runner.logger.info(str(note))
     runner.train()
-    if claim:
+    for claim in claims:
         claim.close()
 
 

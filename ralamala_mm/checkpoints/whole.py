@@ -1,5 +1,7 @@
 """Whether a checkpoint is whole, and how far the training had come that it is of, without reading all of it into memory."""
 
+import math
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +50,8 @@ def training_progress(location: str | Path) -> Mapping | None:
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in a work directory from which a training can go on, and what is told of others.
 
-    Newest by the time that the checkpoints themselves record, as copying a folder changes the files' times.
+    Newest by the time that the checkpoints themselves record, as copying a folder changes the files' times, and of the same
+    time by the iterations behind it.
 
     Returns:
         Its path or None, and a sentence for each file that is passed over.
@@ -61,10 +64,21 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
             notes.append(f'{path} is passed over: {error.sentence}')
             continue
         if meta:
-            found.append((str(meta.get('time', '')), meta['iter'], path))
+            found.append((_saved_at(meta), meta['iter'], path))
     for *_, path in sorted(found, reverse=True):
         problem = damage(path)
         if not problem:
             return path, notes
         notes.append(f'{path} is passed over: {problem}')
     return None, notes
+
+
+def _saved_at(meta: Mapping) -> float:
+    """When a checkpoint was written, in seconds since 1970; 0 if it does not say."""
+    saved_at = meta.get('saved_at')
+    if isinstance(saved_at, float) and math.isfinite(saved_at):
+        return saved_at
+    try:
+        return time.mktime(time.strptime(str(meta.get('time')), '%Y%m%d_%H%M%S'))  # MMEngine's, by the local clock
+    except (ValueError, OverflowError):
+        return 0.0

@@ -61,22 +61,27 @@ def run_elastic(config: LaunchConfig, command: list[str]) -> int:
     handler.shutdown()
     if agent.gave_up_on:
         return _STOP_CODES[agent.gave_up_on]
-    return exit_code(failure.exitcode for failure in sorted(result.failures.values(), key=lambda failure: failure.timestamp))
+    failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
+    return exit_code((failure.exitcode for failure in failures), agent.told)
 
 
-def exit_code(codes: Iterable[int]) -> int:
+def exit_code(codes: Iterable[int], told: signal.Signals | None = None) -> int:
     """The exit code of a node from those of its processes.
 
     Args:
         codes: those of the processes that failed, first failure first; minus the signal's number if one killed it.
+        told: the signal that was handed on to them.
 
     Returns:
-        0 without a failure; 75 if any wants to be run again; else the first that is an error, as torchrun ends the other
-        processes with SIGTERM.
+        0 without a failure; 75 if any wants to be run again; 143 if they were told to end and one did so in order, as others
+        may have been waiting for it; else the first that is an error, as torchrun ends the other processes with SIGTERM.
     """
-    codes = [128 - code if code < 0 else code for code in codes]
+    given = list(codes)
+    codes = [128 - code if code < 0 else code for code in given]
     if RUN_AGAIN in codes or _KILLED_TO_RUN_AGAIN in codes:
         return RUN_AGAIN
+    if told and STOPPED in given:
+        return STOPPED
     return next((code for code in codes if code != STOPPED), codes[0] if codes else 0)
 
 
@@ -84,7 +89,7 @@ class PatientAgent(LocalElasticAgent):
     """Hands signals on to the processes themselves, not to their data loader workers, and waits for the checkpoint."""
 
     gave_up_on: signal.Signals | None = None  # the signal after which the processes went on for too long
-    _told: signal.Signals | None = None
+    told: signal.Signals | None = None
     _deadline = float('inf')
 
     def __init__(self, *args, **kwargs) -> None:
@@ -106,7 +111,7 @@ class PatientAgent(LocalElasticAgent):
         running = [handler.proc for handler in handlers if handler.proc.poll() is None]
         if not running:  # while the nodes gather
             sys.exit(_STOP_CODES[signum])
-        self._told = signal.Signals(signum)
+        self.told = signal.Signals(signum)
         self._remaining_restarts = 0
         self._deadline = time.monotonic() + int(os.environ.get('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', _SAVING_TIME))
         for process in running:
@@ -114,13 +119,13 @@ class PatientAgent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if time.monotonic() > self._deadline:
-            self.gave_up_on = self._told
-            print(f'WARNING: the processes went on for too long after {self._told.name} and are killed; the training can go '
+            self.gave_up_on = self.told
+            print(f'WARNING: the processes went on for too long after {self.told.name} and are killed; the training can go '
                   'on from the last checkpoint.', file=sys.stderr, flush=True)
             self._pcontext.close(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         codes = [failure.exitcode for failure in result.failures.values()]
-        if result.is_failed() and exit_code(codes) in (STOPPED, RUN_AGAIN):
+        if result.is_failed() and exit_code(codes, self.told) in (STOPPED, RUN_AGAIN):
             # Whoever was told, all nodes end: none is to wait for others that do not come back, nor to miss node 0's store.
             self._remaining_restarts = 0
             self._exit_barrier_timeout = _OTHER_NODES_TIME

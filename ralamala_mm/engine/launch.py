@@ -9,7 +9,9 @@ from datetime import timedelta
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from mmengine.logging import print_log
+from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed
 
 from ralamala_mm.errors import UserError
@@ -43,7 +45,7 @@ def check_process_count(processes: int) -> None:
 
 
 def start_processes(config: Config) -> None:
-    """Joins the process group when there is no GPU, which MMEngine's own way needs; leaves the rest to MMEngine.
+    """Joins the process group: MMEngine's own way where there are GPUs, which it needs, ours over gloo where there are none.
 
     `env_cfg.dist_cfg.timeout` in the config, in seconds, limits how long a process waits for one that has vanished.
 
@@ -66,6 +68,10 @@ def start_processes(config: Config) -> None:
     os.environ.setdefault('MASTER_PORT', str(_job_port()))
     _choose_interface(os.environ['MASTER_ADDR'])
     if torch.cuda.is_available():
+        if not config.get('strategy'):  # which may have a way of its own
+            environment = config.get('env_cfg', {})
+            set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
+            init_dist(launcher, **environment.get('dist_cfg', {}))
         return
     seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     distributed.init_process_group('gloo', rank=rank, world_size=world_size,

@@ -76,11 +76,11 @@ class DependableRunner(MMEngineRunner):
         super().register_hooks(default_hooks, custom_hooks)
         if self._train_dataloader is None or self.cfg.get('evaluates_only'):
             return
+        self.register_hook(StopHook())  # ahead of the validation that may be made up for
         self.register_hook(ValidationHook())
         policy = self.cfg.get('non_finite', _NON_FINITE)
         if policy != 'off':
             self.register_hook(NonFiniteHook(policy))
-        self.register_hook(StopHook())
 
     def build_train_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the training loop; warns when the learning rate's schedule is longer than the training."""
@@ -106,11 +106,10 @@ class DependableRunner(MMEngineRunner):
         """Asks for the training to end after the iteration at hand, on all processes."""
         self.stop_reason = max(self.stop_reason, reason)
 
-    def save_interrupted(self, epoch: int, iteration: int) -> None:
-        """Saves a checkpoint to go on from, after so many epochs and iterations."""
-        for hook in self.hooks:
-            if isinstance(hook, DependableCheckpointHook):
-                hook.save_interrupted(self, epoch, iteration)
+    def save_interrupted(self, epoch: int, iteration: int) -> bool:
+        """Saves a checkpoint to go on from, after so many epochs and iterations; whether there is one of these then."""
+        hooks = [hook for hook in self.hooks if isinstance(hook, DependableCheckpointHook)]
+        return any(hook.save_interrupted(self, epoch, iteration) for hook in hooks)
 
     def train(self) -> nn.Module:
         """Trains.
@@ -118,7 +117,14 @@ class DependableRunner(MMEngineRunner):
         Raises:
             TrainingStoppedError: it ended early, or its last checkpoint could not be written.
         """
-        model = super().train()
+        try:
+            model = super().train()
+        except RuntimeError:
+            # What a process sees whose others ended during a validation, while it waits for them.
+            for hook in self.hooks:
+                if isinstance(hook, StopHook):
+                    hook.end_validation_if_told(self)
+            raise
         if self.stop_reason == Stop.NOT_SAVED:
             raise TrainingStoppedError(stop_sentence(self, self.stop_reason, self.iter), self.stop_reason)
         return model

@@ -1,12 +1,16 @@
 """Checkpoints that survive a crash: written whole, then pointed to, and only then are older ones removed."""
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from typing import TextIO
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.config import Config
+from mmengine.dist import all_reduce, broadcast, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
@@ -18,8 +22,9 @@ from torch import Tensor
 from ralamala_mm.files import write_in_one_move
 
 from .stopping import Stop
+from .work_dir import claim_work_dir
 
-INTERRUPTED = 'interrupted.pth'  # written on a signal, until the next regular checkpoint takes its place
+INTERRUPTED = 'interrupted.pth'  # between regular checkpoints, until the next of them takes its place
 POINTER = 'last_checkpoint'
 GRADIENTS = 'accumulated_gradients'
 FEWEST_KEPT = 2
@@ -63,6 +68,33 @@ class DurableBackend(LocalBackend):
 register_backend('durable', DurableBackend)
 
 
+def checkpoint_folder(config: Config) -> str:
+    """The folder, or URL, of a config's checkpoints: its work directory, or one of that name in the hook's `out_dir`."""
+    hook = (config.get('default_hooks') or {}).get('checkpoint')
+    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
+    work_dir = os.path.abspath(config.work_dir)
+    return config.work_dir if out_dir in (None, work_dir) else os.path.join(out_dir, os.path.basename(work_dir))
+
+
+def claim_folders(config: Config) -> list[TextIO]:
+    """Makes the work directory, and the folder of the checkpoints if that is another one, this training's own.
+
+    Returns:
+        The locks' files; see `claim_work_dir`.
+
+    Raises:
+        UserError: another training is using one of them, or it cannot be written to.
+    """
+    folders = dict.fromkeys([config.work_dir, checkpoint_folder(config)])
+    return [claim_work_dir(folder) for folder in folders if '://' not in folder]
+
+
+def pointed_checkpoint(work_dir: Path | str) -> str | None:
+    """The checkpoint that was written last, by a work directory's pointer; None without one."""
+    pointer = Path(work_dir, POINTER)
+    return pointer.read_text().strip() or None if pointer.is_file() else None
+
+
 def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     """Gradients that are added up for an update to come, by parameter, on the CPU; empty between updates.
 
@@ -103,28 +135,42 @@ class DependableCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             self.max_keep_ckpts = max(self.max_keep_ckpts, FEWEST_KEPT)
         self._gradients: dict[str, Tensor] = {}
-        self.saved_iter = -1  # iterations behind the newest checkpoint
+        self.saved_iter = self._tried_iter = -1  # iterations behind the newest checkpoint, and behind what was last to be one
         self.failures = 0  # in a row
+        self._saved_at = 0.0
 
     def before_train(self, runner: Runner) -> None:
         if '://' not in str(self.out_dir or runner.work_dir) and not (self.backend_args or self.file_client_args):
             self.backend_args = dict(backend='durable')
         super().before_train(runner)
+        if runner._resume and pointed_checkpoint(runner.work_dir) == str(runner._load_from):
+            self.saved_iter, self.last_ckpt = runner.iter, str(runner._load_from)
 
-    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> None:
-        """Saves a training that is to go on from here, unless its newest checkpoint is of this iteration.
+    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> bool:
+        """Saves a training that is to go on from here, unless a checkpoint of this iteration was written, or could not be.
 
         Args:
             runner: the training.
             epoch: epochs that are complete.
             iteration: iterations that are complete.
+
+        Returns:
+            Whether there is a checkpoint of this iteration.
         """
-        if self.saved_iter != iteration:
+        if iteration not in (self.saved_iter, self._tried_iter):
             self._save(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration))
+        return self.saved_iter == iteration
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        saved_at = checkpoint['meta'].get('saved_at')
+        if runner._resume and isinstance(saved_at, float):
+            self._saved_at = saved_at
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Adds how much of the epoch is done, and gradients that still wait for an update."""
+        """Adds how much of the epoch is done, when this was, and gradients that still wait for an update."""
         meta = checkpoint['meta']
+        # Later than all before it, also if the clock was put back or is another node's.
+        meta['saved_at'] = self._saved_at = max(time.time(), self._saved_at + 1e-3)
         loader = runner.train_dataloader
         begun = meta['iter'] > 0 and meta['epoch'] == runner.epoch and loader is not None
         meta['batches'] = (getattr(runner.train_loop, 'batches_done', 0) if begun else 0, len(loader))
@@ -173,11 +219,13 @@ class DependableCheckpointHook(CheckpointHook):
             self._tell_failure(runner, error)
 
     def _save(self, runner: Runner, filename: str, meta: dict) -> bool:
-        """Writes a checkpoint and the pointer to it; False if that failed."""
+        """Writes a checkpoint and the pointer to it; False, in all processes, if that failed."""
         path = self.file_backend.join_path(self.out_dir, filename)
         before, self.last_ckpt = self.last_ckpt, path
         runner.message_hub.update_info('last_ckpt', path)
         self._gradients = waiting_gradients(runner)
+        self._tried_iter = meta['iter']
+        failure = None
         try:
             runner.save_checkpoint(
                 self.out_dir, filename, self.file_client_args, save_optimizer=self.save_optimizer,
@@ -186,16 +234,23 @@ class DependableCheckpointHook(CheckpointHook):
             if is_main_process():
                 write_in_one_move(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
         except OSError as error:
+            failure = error
+        is_written = torch.tensor(int(failure is None))  # by the first process, which alone writes
+        broadcast(is_written)
+        if not is_written:
             self.last_ckpt = before
-            self._tell_failure(runner, error)
+            self._tell_failure(runner, failure)
             return False
         self.saved_iter, self.failures = meta['iter'], 0
         return True
 
-    def _tell_failure(self, runner: Runner, error: OSError) -> None:
+    def _tell_failure(self, runner: Runner, error: OSError | None) -> None:
+        """Counts a failure; the first process, which has the error, tells it."""
         self.failures += 1
-        runner.logger.error(
-            f'THE CHECKPOINT COULD NOT BE WRITTEN to {self.out_dir} ({error.strerror or error}). Training goes on; the newest '
-            f'checkpoint is {self.last_ckpt or "none"}. Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
+        if error:
+            runner.logger.error(
+                f'THE CHECKPOINT COULD NOT BE WRITTEN to {self.out_dir} ({error.strerror or error}). '
+                f'Training {"stops" if runner.stop_reason else "goes on"}; the newest checkpoint is {self.last_ckpt or "none"}. '
+                f'Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
         if self.failures >= FAILURES_BEFORE_STOP:
             runner.request_stop(Stop.NOT_SAVED)

@@ -1,8 +1,9 @@
 """Ending a training early, by all processes at the same iteration: signals of schedulers, and faults that do not pass."""
 
 import enum
+import os
 import signal
-from datetime import timedelta
+from contextlib import suppress
 
 import torch
 from mmengine.dist import is_main_process
@@ -10,10 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 from ralamala_mm.errors import UserError
 
-_PATIENCE = timedelta(seconds=60)  # for processes that did not get the signal
+_STOPPED_KEY = 'ralamala_mm/stopped'  # in the store where the processes met: the reason of one that ends during a validation
 
 
 class Stop(enum.IntEnum):
@@ -28,6 +30,7 @@ class Stop(enum.IntEnum):
 
 _EXIT_CODES = {Stop.TERMINATED: 128 + signal.SIGTERM, Stop.TIME_IS_UP: 75}  # 75: EX_TEMPFAIL of sysexits.h, try again
 _SIGNALS = {signal.SIGTERM: Stop.TERMINATED, signal.SIGUSR1: Stop.TIME_IS_UP}
+_NAMES = {reason: number.name for number, reason in _SIGNALS.items()}
 
 
 class TrainingStoppedError(UserError):
@@ -43,8 +46,9 @@ class StopHook(Hook):
     """Ends the training on `runner.request_stop(…)` of any process, and on SIGTERM and SIGUSR1 after saving a checkpoint.
 
     All processes agree at the end of each iteration on what was requested before it: one integer over gloo, which is waited
-    for an iteration later, so that it costs no time. Launchers may send a signal more than once, which changes nothing;
-    SIGINT and SIGKILL end the process at once.
+    for an iteration later, so that it costs no time. A validation begins with a checkpoint of what was trained, if there is
+    none: it may take longer than a launcher waits, its processes cannot agree within it, and so each may end at any moment.
+    Launchers may send a signal more than once, which changes nothing; SIGINT and SIGKILL end the process at once.
     """
 
     priority = 'LOWEST'  # all other hooks are through with the iteration
@@ -53,8 +57,10 @@ class StopHook(Hook):
         self._reason = Stop.NO
         self._group = None
         self._pending: tuple[distributed.Work, torch.Tensor] | None = None
+        self._trains = self._validates = self._is_saved = False
 
     def before_train(self, runner: Runner) -> None:
+        self._trains = True
         if distributed.is_available() and distributed.is_initialized():
             self._group = distributed.new_group(backend='gloo')
         for number in _SIGNALS:
@@ -70,10 +76,40 @@ class StopHook(Hook):
         if self._reason and runner.iter < runner.max_iters:
             self._stop(runner, self._reason, runner.epoch + 1, runner.iter)
 
+    def before_val(self, runner: Runner) -> None:
+        # Here, as averaged weights take the place of the model's right after this.
+        if not self._trains:
+            return
+        reason = self._agreed_at_once(runner)
+        if reason in _EXIT_CODES:
+            self._stop(runner, reason, runner.epoch, runner.iter)
+        self._is_saved = runner.save_interrupted(runner.epoch, runner.iter)
+        self._validates = True
+
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        # Without agreement: every process got the signal, and nothing is trained here on which they could differ.
-        if runner.stop_reason in _EXIT_CODES:
-            self._stop(runner, runner.stop_reason, runner.epoch, runner.iter)
+        self.end_validation_if_told(runner)
+
+    def after_val(self, runner: Runner) -> None:
+        self._validates = False
+
+    def end_validation_if_told(self, runner: Runner) -> None:
+        """Ends this process if it, or any other, was told to end during the validation at hand.
+
+        Raises:
+            TrainingStoppedError: so it was.
+        """
+        if not self._validates:
+            return
+        reason = runner.stop_reason
+        if self._group is not None:
+            store = distributed_c10d._get_default_store()
+            with suppress(RuntimeError):  # the store goes with the process or launcher that keeps it
+                if reason in _EXIT_CODES:
+                    store.set(_STOPPED_KEY, str(int(reason)))
+                elif store.check([_STOPPED_KEY]):
+                    reason = Stop(int(store.get(_STOPPED_KEY)))
+        if reason in _EXIT_CODES:
+            raise _stopped(runner, reason, runner.iter, self._is_saved)
 
     def _agreed(self, runner: Runner) -> Stop:
         if self._group is None:
@@ -86,19 +122,34 @@ class StopHook(Hook):
         self._pending = work, tensor
         return Stop(int(before[1])) if before else Stop.NO
 
-    def _stop(self, runner: Runner, reason: Stop, epoch: int, iteration: int) -> None:
-        if reason in _EXIT_CODES:
-            runner.save_interrupted(epoch, iteration)
-        if self._group is not None:
-            self._wait_for_the_others(runner)
-        raise TrainingStoppedError(stop_sentence(runner, reason, iteration), reason)
+    def _agreed_at_once(self, runner: Runner) -> Stop:
+        if self._group is None:
+            return runner.stop_reason
+        self._await_pending()
+        tensor = torch.tensor(int(runner.stop_reason))
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
+        return Stop(int(tensor))
 
-    def _wait_for_the_others(self, runner: Runner) -> None:
-        """Lets no process leave before the checkpoint is written: launchers end the others when one is gone."""
+    def _await_pending(self) -> None:
         if self._pending:
             self._pending[0].wait()
+            self._pending = None
+
+    def _stop(self, runner: Runner, reason: Stop, epoch: int, iteration: int) -> None:
+        runner.request_stop(reason)  # others may have been told, and not this process
+        is_saved = reason in _EXIT_CODES and runner.save_interrupted(epoch, iteration)
+        if self._group is not None:
+            self._wait_for_the_others(runner)
+        raise _stopped(runner, reason, iteration, is_saved)
+
+    def _wait_for_the_others(self, runner: Runner) -> None:
+        """Lets no process leave before the checkpoint is written: launchers end the others when one is gone.
+
+        However long that takes: how long a job may, launchers and schedulers know.
+        """
         try:
-            distributed.barrier(group=self._group, async_op=True).wait(_PATIENCE)
+            self._await_pending()
+            distributed.barrier(group=self._group)
         except RuntimeError as error:
             runner.logger.warning(f'not all processes stopped together: {error}')
 
@@ -107,7 +158,19 @@ class StopHook(Hook):
         known = runner.stop_reason
         runner.request_stop(_SIGNALS[received])
         if is_main_process() and not known:
-            print(f'{signal.Signals(received).name} received: stopping after this iteration', flush=True)
+            # Not by print, in the midst of which the signal may have come; and nobody may be reading.
+            with suppress(OSError):
+                os.write(1, f'{signal.Signals(received).name} received: stopping after this iteration\n'.encode())
+
+
+def _stopped(runner: Runner, reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedError:
+    """What ends the training; a signal after which nothing could be saved asks for no further run, which would end alike."""
+    if reason not in _EXIT_CODES or is_saved:
+        return TrainingStoppedError(stop_sentence(runner, reason, iteration), reason)
+    return TrainingStoppedError(
+        f'{_NAMES[reason]} stopped the training after iteration {iteration}, and no checkpoint of it could be written (see '
+        'above): make room, or see that the config has its checkpoint hook; --resume goes on from the newest checkpoint there is',
+        Stop.NOT_SAVED)
 
 
 def stop_sentence(runner: Runner, reason: Stop, iteration: int) -> str:
@@ -118,5 +181,4 @@ def stop_sentence(runner: Runner, reason: Stop, iteration: int) -> str:
     if reason == Stop.NOT_FINITE:
         return (f'the training stopped after iteration {iteration}, as losses or gradients stayed non-finite (see above): lower '
                 'the learning rate or clip gradients, and go on with --resume; non_finite=\'skip\' in the config never stops')
-    name = 'SIGTERM' if reason == Stop.TERMINATED else 'SIGUSR1'
-    return f'{name} stopped the training after iteration {iteration}; the same command with --resume goes on from there'
+    return f'{_NAMES[reason]} stopped the training after iteration {iteration}; the same command with --resume goes on from there'

@@ -1,16 +1,20 @@
 """A training that ends early and goes on comes out as one that was left alone, to the last bit."""
 
+import io
 import itertools
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
-from toy_training import run_toy, states, toy_config
+from toy_training import run_toy, run_two, states, toy_config
 
-from ralamala_mm.engine.stopping import TrainingStoppedError
+from ralamala_mm.engine import DependableRunner
+from ralamala_mm.engine.stopping import StopHook, TrainingStoppedError
 
 
 class SignalAt(Hook):
@@ -124,6 +128,133 @@ def test_a_signal_during_validation(tmp_path: Path):
     again = run_toy(toy_config(tmp_path / 'stopped'), 'auto', [Validations()])
     assert Validations.iterations == [10, 20]  # nothing was left to do
     assert again.iter == 20
+
+
+@pytest.mark.parametrize('settings', [
+    {'train_cfg.val_interval': 1, 'default_hooks.checkpoint.interval': 10},
+    {'by_epoch': False, 'train_cfg.val_interval': 5, 'default_hooks.checkpoint.interval': 50},
+    {'train_cfg.val_interval': 1, 'default_hooks.checkpoint.interval': 10, 'optim_wrapper.accumulative_counts': 3},
+])
+def test_a_signal_during_a_validation_without_a_checkpoint(settings: dict, tmp_path: Path):
+    """What is averaged and what is trained keep their places."""
+    alone = run_toy(toy_config(tmp_path / 'alone', **settings))
+    with pytest.raises(TrainingStoppedError, match='after iteration 10; the same command') as caught:
+        run_toy(toy_config(tmp_path / 'stopped', **settings), hooks=[SignalAt(signal.SIGUSR1, val_after=10)])
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / 'stopped' / 'last_validation').exists() or \
+        (tmp_path / 'stopped' / 'last_validation').read_text() == '5\n'
+    resumed = run_toy(toy_config(tmp_path / 'stopped', **settings), 'auto')
+    assert_same(states(alone), states(resumed))
+    assert not (tmp_path / 'stopped' / 'interrupted.pth').exists()
+
+
+def test_a_signal_just_before_a_validation(tmp_path: Path):
+    """It does not begin."""
+    class Validations(Hook):
+        def before_val_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+            raise AssertionError('validated')
+
+    with pytest.raises(TrainingStoppedError, match='SIGTERM stopped the training after iteration 10'):
+        run_toy(toy_config(tmp_path, by_epoch=False), hooks=[SignalAt(signal.SIGTERM, train=10), Validations()])
+
+
+def test_a_signal_during_a_validation_that_is_made_up_for(tmp_path: Path):
+    with pytest.raises(TrainingStoppedError):
+        run_toy(toy_config(tmp_path / 'stopped'), hooks=[SignalAt(signal.SIGTERM, val_after=10)])
+
+    def unheard(number: int, frame: object) -> None:
+        raise AssertionError('nobody listened yet')
+
+    signal.signal(signal.SIGUSR1, unheard)
+    with pytest.raises(TrainingStoppedError, match='SIGUSR1 stopped the training after iteration 10'):
+        run_toy(toy_config(tmp_path / 'stopped'), 'auto', [SignalAt(signal.SIGUSR1, val_after=10)])
+    assert not (tmp_path / 'stopped' / 'interrupted.pth').exists()  # there is one of this iteration
+    assert_same(states(run_toy(toy_config(tmp_path / 'alone'))), states(run_toy(toy_config(tmp_path / 'stopped'), 'auto')))
+
+
+def test_a_signal_in_the_midst_of_printing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    class Terminal(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, content: bytes) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return len(content)
+
+    runner = SimpleNamespace(stop_reason=DependableRunner.stop_reason)
+    runner.request_stop = lambda reason: setattr(runner, 'stop_reason', reason)
+    StopHook().before_train(runner)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, 'stdout', io.TextIOWrapper(io.BufferedWriter(Terminal())))
+        print('a line', flush=True)
+    assert runner.stop_reason.name == 'TERMINATED'
+    assert capfd.readouterr().out == 'SIGTERM received: stopping after this iteration\n'
+
+
+# The second process gets a signal during the validation after iteration 10, of which each sees 3 batches; the first one keeps
+# the store where they met, as a launcher may.
+VALIDATING = """
+folder, slow = Path(sys.argv[1]), int(sys.argv[2])
+
+class Validation(Hook):
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 10:
+            time.sleep(1.5 if rank == slow else 0)
+            if rank == 1 and batch_idx == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    run_toy(config(folder, **{'val_dataloader.dataset.length': 12}), hooks=[Validation()])
+except UserError as error:
+    print(error.sentence, flush=True)
+    os._exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize('slow', [0, 1], ids=['the other validates', 'the other waits for the results'])
+def test_one_of_two_processes_is_told_during_a_validation(tmp_path: Path, slow: int):
+    """Both end with the same code, and what was trained is there."""
+    for code, text in run_two('from mmengine.hooks import Hook\n' + VALIDATING, tmp_path, slow):
+        assert code == 143, text[-3000:]
+        assert 'SIGTERM stopped the training after iteration 10; the same command' in text
+    assert not (tmp_path / 'last_validation').exists()
+
+
+# The first process's disk takes its time, or nothing; the second is told to end.
+SAVING = """
+from ralamala_mm.engine.saving import DurableBackend
+folder, full = Path(sys.argv[1]), sys.argv[2] == 'full'
+put = DurableBackend.put
+
+def slow_put(self, content, path):
+    time.sleep(3)
+    if full:
+        raise OSError(28, 'No space left on device')
+    put(self, content, path)
+
+class Signal(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 7 and rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+DurableBackend.put = slow_put
+try:
+    run_toy(config(folder, **{'optim_wrapper.accumulative_counts': 4}), hooks=[Signal()])
+except UserError as error:
+    print('there' if (folder / 'interrupted.pth').exists() else 'not there', error.sentence, flush=True)
+    os._exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(('disk', 'code', 'told'), [
+    ('slow', 75, 'there SIGUSR1 stopped the training after iteration'),
+    ('full', 1, 'and no checkpoint of it could be written'),
+])
+def test_two_processes_save_and_end_together(tmp_path: Path, disk: str, code: int, told: str):
+    for found, text in run_two('from mmengine.hooks import Hook\n' + SAVING, tmp_path, disk):
+        assert found == code, text[-3000:]
+        assert told in text
+        assert 'not all processes stopped together' not in text
 
 
 def test_another_number_of_batches(tmp_path: Path):

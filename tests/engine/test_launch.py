@@ -101,6 +101,22 @@ def test_processes_of_mpi(monkeypatch: pytest.MonkeyPatch):
     assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('127.0.0.1', '29500')
 
 
+def test_processes_with_gpus_join_as_mmengine_has_it(monkeypatch: pytest.MonkeyPatch):
+    """Before the checkpoint to go on from is agreed on."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr('ralamala_mm.engine.launch.init_dist', lambda launcher, **given: seen.append((launcher, given)))
+    for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
+        monkeypatch.setenv(name, value)
+    config = Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=300))))
+    start_processes(config)
+    assert seen == [('pytorch', dict(backend='nccl', timeout=300))]
+    config.strategy = dict(type='DeepSpeedStrategy')
+    start_processes(config)
+    assert len(seen) == 1
+
+
 def test_the_way_to_another_node():
     assert local_address('127.0.0.1') == '127.0.0.1'
     assert interface_of('127.0.0.1') == 'lo'

@@ -1,19 +1,23 @@
 """Where --resume goes on, what it passes over, and what it refuses."""
 
+import itertools
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from toy_training import run_toy, toy_config
+from toy_training import run_toy, run_two, toy_config
 
 from ralamala_mm.checkpoints import read_checkpoint
 from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
-from ralamala_mm.engine import claim_work_dir, use_resume
+from ralamala_mm.engine import claim_folders, claim_work_dir, use_resume
+from ralamala_mm.engine.saving import DependableCheckpointHook, checkpoint_folder
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import UNFINISHED
 
 
 @pytest.fixture(scope='module')
@@ -108,9 +112,115 @@ def test_no_whole_one(folder: Path):
 def test_newest_by_what_the_checkpoints_say(folder: Path):
     """A second training in the same folder: its first epoch is newer than the last one of the first."""
     second = torch.load(folder / 'epoch_1.pth', weights_only=False)
-    second['meta']['time'] = '20990101_000000'
+    second['meta']['saved_at'] += 1e6
     torch.save(second, folder / 'epoch_1.pth')
     assert newest_whole(folder)[0] == folder / 'epoch_1.pth'
+
+
+def test_checkpoints_that_only_mmengine_dated(folder: Path):
+    for epoch, text in ((1, '20990101_000000'), (2, '20990101_000000'), (3, 'yesterday'), (4, 4)):
+        checkpoint = torch.load(folder / f'epoch_{epoch}.pth', weights_only=False)
+        checkpoint['meta'].pop('saved_at', None)
+        checkpoint['meta']['time'] = text
+        torch.save(checkpoint, folder / f'epoch_{epoch}.pth')
+    assert newest_whole(folder)[0] == folder / 'epoch_2.pth'
+
+
+def test_the_newest_when_clocks_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As in autumn, or with a node whose clock is behind."""
+    clock = itertools.count(1_900_000_000, -60)
+    local_time = time.localtime
+    monkeypatch.setattr('time.time', lambda: float(next(clock)))
+    monkeypatch.setattr('time.localtime', lambda seconds=None: local_time(time.time() if seconds is None else seconds))
+    run_toy(toy_config(tmp_path, length=2))
+    assert newest_whole(tmp_path)[0] == tmp_path / 'epoch_2.pth'
+    clock = itertools.count(1_800_000_000, -60)
+    run_toy(toy_config(tmp_path, length=4), 'auto')
+    assert newest_whole(tmp_path)[0] == tmp_path / 'epoch_4.pth'
+
+
+@pytest.mark.parametrize('out_dir', [None, 'other', 'work', 'absolute'])
+def test_where_checkpoints_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out_dir: str | None):
+    monkeypatch.chdir(tmp_path)
+    out_dir = str(tmp_path / 'work') if out_dir == 'absolute' else out_dir
+    config = toy_config('work', **{'default_hooks.checkpoint.out_dir': out_dir})
+    runner = run_toy(config)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, DependableCheckpointHook))
+    assert Path(checkpoint_folder(config)).resolve() == Path(hook.out_dir).resolve()
+    use_resume(config, 'auto')
+    assert Path(config.load_from).resolve() == Path(hook.out_dir, 'epoch_4.pth').resolve()
+
+
+def test_checkpoints_elsewhere(tmp_path: Path):
+    settings = {'default_hooks.checkpoint.out_dir': str(tmp_path / 'disk')}
+    run_toy(toy_config(tmp_path / 'work', length=2, **settings))
+    assert not list((tmp_path / 'work').glob('*.pth'))
+    resumed = run_toy(toy_config(tmp_path / 'work', length=4, **settings), 'auto')
+    assert len(resumed.model.numbers) == 10  # the second half
+    with pytest.raises(UserError, match=r'no checkpoint in .*work, but .*last_checkpoint names .*disk/work/epoch_4.pth.*out_dir'):
+        use_resume(toy_config(tmp_path / 'work'), 'auto')
+    shutil.rmtree(tmp_path / 'disk')  # as of a disk that is not mounted; with the option it is no other place than before
+    assert 'starts at its beginning' in use_resume(toy_config(tmp_path / 'work', **settings), 'auto')[0]
+
+
+def test_checkpoints_in_a_store(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Which cannot be looked through: what the pointer names counts."""
+    stored = 's3://bucket/runs/copy/epoch_3.pth'
+    (folder / 'last_checkpoint').write_text(stored)
+    monkeypatch.setattr('ralamala_mm.engine.resuming.training_progress',
+                        lambda path: training_progress(folder / 'epoch_3.pth') if path == stored else None)
+    config = config_of(folder, default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://bucket/runs')))
+    assert use_resume(config, 'auto') == [f'going on from {stored}, after iteration 15']
+    assert config.load_from == stored
+    (folder / 'last_checkpoint').unlink()
+    config = config_of(folder, default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://bucket/runs')))
+    assert 'no checkpoint in s3://bucket/runs/copy; the training starts' in use_resume(config, 'auto')[0]
+    assert len(claim_folders(config)) == 1
+
+
+def test_folders_of_checkpoints_are_claimed_and_tidied(tmp_path: Path):
+    config = toy_config(tmp_path / 'work', **{'default_hooks.checkpoint.out_dir': str(tmp_path / 'disk')})
+    left = tmp_path / 'disk' / 'work' / f'.epoch_3.pth.abc{UNFINISHED}'
+    left.parent.mkdir(parents=True)
+    left.touch()
+    claims = claim_folders(config)
+    assert not left.exists()
+    assert {Path(claim.name).parent for claim in claims} == {tmp_path / 'work', left.parent}
+    for claim in claims:
+        claim.close()
+
+
+def test_two_processes_do_what_the_first_one_finds(folder: Path, tmp_path: Path):
+    """Whatever the second one sees: the checkpoint, an error that ends both, and whether a validation was done."""
+    code = """
+from types import SimpleNamespace
+from ralamala_mm.engine import resuming
+folder, empty = sys.argv[1:]
+made = config(folder)
+if rank:
+    resuming.newest_whole = lambda path: (path / 'epoch_2.pth', [])
+notes = use_resume(made, 'auto')
+assert made.load_from == f'{folder}/epoch_4.pth', made.load_from
+assert notes == [f'going on from {folder}/epoch_4.pth, after iteration 20'], notes
+
+if not rank:
+    resuming.newest_whole = lambda path: (None, ['epoch_4.pth is passed over'])
+try:
+    use_resume(made, 'auto')
+except UserError as error:
+    assert 'is whole (epoch_4.pth is passed over)' in error.sentence
+    print('refused')
+
+done = []
+for first, second in ((folder, empty), (empty, folder)):
+    resuming.ValidationHook().before_train(SimpleNamespace(
+        work_dir=second if rank else first, iter=20, val_loop=SimpleNamespace(run=lambda: done.append(first)),
+        train_loop=SimpleNamespace(iter=20, max_iters=20, val_begin=1, val_interval=10), logger=SimpleNamespace(info=print)))
+assert done == [empty], done
+"""
+    for found, text in run_two(code, folder, tmp_path / 'empty'):
+        assert found == 0, text[-3000:]
+        assert 'refused' in text
 
 
 def test_a_url(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.fileio import get_file_backend, register_backend
+from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from toy_training import ToyMetric, run_toy, toy_config
 
@@ -205,6 +207,34 @@ def test_a_disk_that_stays_full(tmp_path: Path, full_disk: type[FullDisk], refus
         run_toy(toy_config(tmp_path, length=6))
     assert caught.value.exit_code == 1
     assert 'epoch_1.pth' in checkpoints(tmp_path)
+
+
+class Signal(Hook):
+    """Tells the training to end in its seventh iteration."""
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        if runner.iter == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_stop_that_cannot_save(tmp_path: Path, full_disk: type[FullDisk], capfd: pytest.CaptureFixture):
+    """It asks for no further run, which would end alike."""
+    full_disk.refused = (1,)
+    with pytest.raises(TrainingStoppedError, match=r'SIGUSR1 stopped .* iteration 7, and no checkpoint of it could be') as caught:
+        run_toy(toy_config(tmp_path), hooks=[Signal()])
+    assert caught.value.exit_code == 1
+    assert checkpoints(tmp_path) == ['epoch_1.pth']
+    told = capfd.readouterr()
+    assert 'Training stops; the newest checkpoint is' in told.out + told.err
+    assert 'Training goes on' not in told.out + told.err
+
+
+def test_a_stop_without_a_checkpoint_hook(tmp_path: Path):
+    config = toy_config(tmp_path)
+    config.default_hooks.checkpoint = None
+    with pytest.raises(TrainingStoppedError, match='no checkpoint of it could be written') as caught:
+        run_toy(config, hooks=[Signal()])
+    assert caught.value.exit_code == 1
 
 
 def test_remote_folders_are_left_to_their_own_backend(tmp_path: Path):

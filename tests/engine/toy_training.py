@@ -1,6 +1,10 @@
 """A training of milliseconds in this process, with what can go astray: dropout, augmentation, averaged weights, batch norm."""
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +113,43 @@ def run_toy(config: Config, resume: str | None = None, hooks: list = ()) -> Depe
     except UserError as error:
         raise error.with_traceback(None) from None  # which would keep the data loader's workers waiting
     return runner
+
+
+def run_two(code: str, *arguments: object) -> list[tuple[int, str]]:
+    """Exit codes and outputs of two processes that run the code as a launcher's processes would, on one machine.
+
+    Args:
+        code: Python; `config` makes a `toy_config` whose processes have joined.
+        arguments: `sys.argv[1:]` of it.
+    """
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+    begin = """
+import os, signal, sys, time
+from pathlib import Path
+from ralamala_mm.engine import start_processes
+from toy_training import *
+
+rank = int(os.environ['RANK'])
+
+def config(*arguments, **settings):
+    made = toy_config(*arguments, launcher='pytorch', **{'train_dataloader.dataset.length': 40}, **settings)  # 5 batches
+    start_processes(made)
+    return made
+"""
+    processes = []
+    for rank in range(2):
+        environment = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2',
+                           MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMP_NUM_THREADS='1',
+                           PYTHONPATH=os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')])))
+        processes.append(subprocess.Popen([sys.executable, '-W', 'ignore', '-c', begin + code, *map(str, arguments)],
+                                          env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    try:
+        told = [process.communicate(timeout=180)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
 def states(runner: DependableRunner) -> dict:

@@ -89,6 +89,14 @@ def test_exit_code_of_a_node(codes: list[int], expected: int):
     assert exit_code(codes) == expected
 
 
+@pytest.mark.parametrize(('codes', 'expected'), [
+    ([143, 1], 143), ([1, 143], 143), ([1, 75], 75), ([-9, 143], 143), ([1, 1], 1), ([1, -15], 1), ([-15, -15], 143),
+])
+def test_exit_code_of_a_node_that_was_told(codes: list[int], expected: int):
+    """Processes that wait for one that has ended in order fail; that a checkpoint was not written is another thing."""
+    assert exit_code(codes, signal.SIGTERM) == expected
+
+
 # In train.py's place: saves on a signal, like it, and resumes. Rank 1 fails once when it is told to.
 STAND_IN = """
 import os, signal, sys, time
