@@ -7,6 +7,7 @@ same q, k, v of a trained model go through plain linear attention and through th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -75,13 +76,24 @@ def block_ranks(inputs: BlockInputs, threshold: float = THRESHOLD) -> dict[str, 
     return found
 
 
+def mean_ranks(of_images: Sequence[dict[str, dict[str, Rank]]]) -> dict[str, dict[str, Rank]]:
+    """Means over images; spectra as far as the shortest reaches."""
+    def mean(ranks: list[Rank]) -> Rank:
+        spectra = zip(*(rank.spectrum for rank in ranks), strict=False)
+        return Rank(fmean(rank.numerical for rank in ranks), fmean(rank.effective for rank in ranks),
+                    max(rank.full for rank in ranks), [fmean(values) for values in spectra])
+
+    return {kind: {matrix: mean([found[kind][matrix] for found in of_images]) for matrix in found}
+            for kind, found in of_images[0].items()}
+
+
 def as_table(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], threshold: float = THRESHOLD) -> str:
     """Numerical and effective ranks in lines for a terminal."""
     lines = [f'Numerical rank (singular values above {threshold:g} of the largest) / effective rank (e^entropy) of the most:',
              f'{"":22}{"":28}' + ''.join(f'{matrix:>22}' for matrix in MATRICES)]
     for name, by_kind in ranks:
         for kind, found in by_kind.items():
-            cells = ''.join(f'{f"{found[m].numerical:.4g} / {found[m].effective:.1f} of {found[m].full}":>22}' for m in MATRICES)
+            cells = ''.join(f'{f"{found[m].numerical:.1f} / {found[m].effective:.1f} of {found[m].full}":>22}' for m in MATRICES)
             lines.append(f'{name:22}{kind:28}{cells}')
     return '\n'.join(lines)
 
@@ -98,7 +110,7 @@ def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Pa
                 rank = found[matrix]
                 axes.semilogy(range(1, len(rank.spectrum) + 1), [max(value, 1e-9) for value in rank.spectrum],
                               linestyle='-' if 'plain' not in kind else ('--' if kind == PLAIN else ':'),
-                              label=f'{kind.upper() if "plain" not in kind else kind}: {rank.numerical:.4g}, '
+                              label=f'{kind.upper() if "plain" not in kind else kind}: {rank.numerical:.1f}, '
                                     f'effective {rank.effective:.1f}')
             axes.axhline(threshold, color='gray', linewidth=0.8)
             axes.set(title=f'{name}: {matrix}, of {rank.full}', ylim=(1e-5, 1.5), xlabel='singular value, in order')

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import DictAction
 
 from ralamala_mm.analysis.attention_maps import capture, draw_attention, scores, spread_of, token_at
-from ralamala_mm.analysis.attention_ranks import THRESHOLD, as_table, block_ranks, draw_ranks
+from ralamala_mm.analysis.attention_ranks import THRESHOLD, as_table, block_ranks, draw_ranks, mean_ranks
 from ralamala_mm.backbones.hybrid import LINEAR_STAGES, HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
@@ -46,25 +46,28 @@ def read_picture(path: Path):
     return picture, factor
 
 
+def normalised(picture, preprocessor: torch.nn.Module) -> torch.Tensor:
+    image = torch.from_numpy(picture).permute(2, 0, 1).float()
+    return ((image - preprocessor.mean.cpu()) / preprocessor.std.cpu())[None]
+
+
 def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.cfg_options)
     model = build_model(config)
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HybridVisionTransformer):
         raise UserError(f'the backbone of {args.config} is neither RAVLT nor MALA')
-    picture, factor = read_picture(args.image)
+    (picture, factor), *others = map(read_picture, args.images)
     point = tuple(int(value * factor) for value in args.point)
     if not (0 <= point[0] < picture.shape[1] and 0 <= point[1] < picture.shape[0]):
-        raise UserError(f'--point {args.point[0]} {args.point[1]} (column, row) lies outside of {args.image}')
+        raise UserError(f'--point {args.point[0]} {args.point[1]} (column, row) lies outside of {args.images[0]}')
     print(load_backbone_checkpoint(backbone, args.checkpoint))
-    preprocessor = model.data_preprocessor
-    image = torch.from_numpy(picture).permute(2, 0, 1).float()
-    image = ((image - preprocessor.mean.cpu()) / preprocessor.std.cpu())[None]
-
     blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1)
                              for stage in LINEAR_STAGES if stage < len(backbone.layers)]
-    rows, ranks, numbers = [], [], []
-    for inputs in capture(backbone, image, blocks):
+    preprocessor = model.data_preprocessor
+    rows, numbers = [], []
+    captured = capture(backbone, normalised(picture, preprocessor), blocks)
+    for inputs in captured:
         grid = tuple(inputs.gate.shape[2:])
         token = token_at(point, picture.shape[:2], grid)
         if args.head and args.head > len(inputs.q):
@@ -75,8 +78,13 @@ def main(args: argparse.Namespace) -> None:
         chosen = {kind: weights[args.head - 1] if args.head else weights.mean(dim=0) for kind, weights in chosen.items()}
         rows.append((inputs.name, {kind: weights.reshape(grid) for kind, weights in chosen.items()}))
         numbers.append(dict(block=inputs.name, grid=grid, token=token, scores={kind: spread_of(w) for kind, w in chosen.items()}))
-        if own != 'softmax_attention':
-            ranks.append((inputs.name, block_ranks(inputs, args.threshold)))
+    linear = [inputs for inputs in captured if inputs.module.attention != 'softmax_attention']
+    found = [[block_ranks(inputs, args.threshold)] for inputs in linear]
+    for other, _ in others:
+        chosen = [(inputs.stage, inputs.block) for inputs in linear]
+        for known, inputs in zip(found, capture(backbone, normalised(other, preprocessor), chosen), strict=True):
+            known.append(block_ranks(inputs, args.threshold))
+    ranks = [(inputs.name, mean_ranks(known)) for inputs, known in zip(linear, found, strict=True)]
     write(args, picture, point, rows, ranks, numbers)
 
 
@@ -88,12 +96,12 @@ def write(args: argparse.Namespace, picture, point: tuple[int, int], rows: list,
                   f'least {spread["least"]:6.1f}×  on {spread["tokens"]:.0f} tokens')
     if ranks:
         draw_ranks(ranks, args.out / 'ranks.png', args.threshold)
-        print(f'\n{as_table(ranks, args.threshold)}')
+        print(f'\nMeans over {len(args.images)} picture{"s" if len(args.images) > 1 else ""}. {as_table(ranks, args.threshold)}')
     as_numbers = [dict(block=name, ranks={kind: {matrix: asdict(rank) for matrix, rank in found.items()}
                                           for kind, found in by_kind.items()}) for name, by_kind in ranks]
     (args.out / 'attention.json').write_text(json.dumps(dict(point=point, threshold=args.threshold, attention=numbers,
                                                              ranks=as_numbers), indent=1) + '\n')
-    print(f'\nWrote {args.out / "attention.png"}{", ranks.png" if ranks else ""} and attention.json')
+    print(f'Wrote {args.out / "attention.png"}{", ranks.png" if ranks else ""} and attention.json')
 
 
 if __name__ == '__main__':
@@ -101,7 +109,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='path or URL of weights')
-    parser.add_argument('image', type=Path, help='picture')
+    parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE',
+                        help='picture; ranks are the means over all that are given, the attention is drawn for the first')
     parser.add_argument('--point', type=int, nargs=2, required=True, metavar=('X', 'Y'), help='pixel: column and row')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the pictures and numbers')
     parser.add_argument('--blocks', type=block_number, nargs='+', metavar='STAGE.BLOCK',
