@@ -126,7 +126,7 @@ class DependableRunner(MMEngineRunner):
                     hook.end_validation_if_told(self)
             raise
         if self.stop_reason == Stop.NOT_SAVED:
-            raise TrainingStoppedError(stop_sentence(self, self.stop_reason, self.iter), self.stop_reason)
+            raise TrainingStoppedError(stop_sentence(self.stop_reason, self.iter), self.stop_reason)
         return model
 
     def resume(self, filename: str, *args, **kwargs) -> None:

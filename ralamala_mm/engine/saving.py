@@ -73,7 +73,7 @@ def checkpoint_folder(config: Config) -> str:
     hook = (config.get('default_hooks') or {}).get('checkpoint')
     out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
     work_dir = os.path.abspath(config.work_dir)
-    return config.work_dir if out_dir in (None, work_dir) else os.path.join(out_dir, os.path.basename(work_dir))
+    return config.work_dir if out_dir in (None, work_dir) else os.path.join(str(out_dir), os.path.basename(work_dir))
 
 
 def claim_folders(config: Config) -> list[TextIO]:
@@ -119,6 +119,13 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     return gradients
 
 
+def _first_says(fact: bool) -> bool:
+    """What holds in the first process, which alone writes: all do the same then. All processes have to call this."""
+    answer = torch.tensor(int(fact))
+    broadcast(answer)
+    return bool(answer)
+
+
 @HOOKS.register_module()
 class DependableCheckpointHook(CheckpointHook):
     """MMEngine's `CheckpointHook` in an order that loses nothing: checkpoint, pointer, removal of older ones.
@@ -143,8 +150,10 @@ class DependableCheckpointHook(CheckpointHook):
         if '://' not in str(self.out_dir or runner.work_dir) and not (self.backend_args or self.file_client_args):
             self.backend_args = dict(backend='durable')
         super().before_train(runner)
-        if runner._resume and pointed_checkpoint(runner.work_dir) == str(runner._load_from):
-            self.saved_iter, self.last_ckpt = runner.iter, str(runner._load_from)
+        if runner._resume:
+            pointed = pointed_checkpoint(runner.work_dir)
+            if _first_says(pointed is not None and os.path.abspath(pointed) == os.path.abspath(runner._load_from)):
+                self.saved_iter, self.last_ckpt = runner.iter, runner._load_from
 
     def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> bool:
         """Saves a training that is to go on from here, unless a checkpoint of this iteration was written, or could not be.
@@ -235,9 +244,7 @@ class DependableCheckpointHook(CheckpointHook):
                 write_in_one_move(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
         except OSError as error:
             failure = error
-        is_written = torch.tensor(int(failure is None))  # by the first process, which alone writes
-        broadcast(is_written)
-        if not is_written:
+        if not _first_says(failure is None):
             self.last_ckpt = before
             self._tell_failure(runner, failure)
             return False

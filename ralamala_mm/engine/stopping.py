@@ -109,7 +109,7 @@ class StopHook(Hook):
                 elif store.check([_STOPPED_KEY]):
                     reason = Stop(int(store.get(_STOPPED_KEY)))
         if reason in _EXIT_CODES:
-            raise _stopped(runner, reason, runner.iter, self._is_saved)
+            raise _stopped(reason, runner.iter, self._is_saved)
 
     def _agreed(self, runner: Runner) -> Stop:
         if self._group is None:
@@ -140,7 +140,7 @@ class StopHook(Hook):
         is_saved = reason in _EXIT_CODES and runner.save_interrupted(epoch, iteration)
         if self._group is not None:
             self._wait_for_the_others(runner)
-        raise _stopped(runner, reason, iteration, is_saved)
+        raise _stopped(reason, iteration, is_saved)
 
     def _wait_for_the_others(self, runner: Runner) -> None:
         """Lets no process leave before the checkpoint is written: launchers end the others when one is gone.
@@ -163,21 +163,21 @@ class StopHook(Hook):
                 os.write(1, f'{signal.Signals(received).name} received: stopping after this iteration\n'.encode())
 
 
-def _stopped(runner: Runner, reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedError:
+def _stopped(reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedError:
     """What ends the training; a signal after which nothing could be saved asks for no further run, which would end alike."""
     if reason not in _EXIT_CODES or is_saved:
-        return TrainingStoppedError(stop_sentence(runner, reason, iteration), reason)
+        return TrainingStoppedError(stop_sentence(reason, iteration), reason)
     return TrainingStoppedError(
         f'{_NAMES[reason]} stopped the training after iteration {iteration}, and no checkpoint of it could be written (see '
         'above): make room, or see that the config has its checkpoint hook; --resume goes on from the newest checkpoint there is',
         Stop.NOT_SAVED)
 
 
-def stop_sentence(runner: Runner, reason: Stop, iteration: int) -> str:
+def stop_sentence(reason: Stop, iteration: int) -> str:
     """What the user is told at the end."""
     if reason == Stop.NOT_SAVED:
-        return (f'no checkpoint could be written to {runner.work_dir} several times in a row, so the training stopped after '
-                f'iteration {iteration}: make room there, then go on with --resume')
+        return (f'no checkpoint could be written several times in a row (see above), so the training stopped after iteration '
+                f'{iteration}: make room, then go on with --resume')
     if reason == Stop.NOT_FINITE:
         return (f'the training stopped after iteration {iteration}, as losses or gradients stayed non-finite (see above): lower '
                 'the learning rate or clip gradients, and go on with --resume; non_finite=\'skip\' in the config never stops')

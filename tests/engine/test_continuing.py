@@ -158,16 +158,17 @@ def test_a_signal_just_before_a_validation(tmp_path: Path):
         run_toy(toy_config(tmp_path, by_epoch=False), hooks=[SignalAt(signal.SIGTERM, train=10), Validations()])
 
 
-def test_a_signal_during_a_validation_that_is_made_up_for(tmp_path: Path):
+def test_a_signal_during_a_validation_that_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(TrainingStoppedError):
-        run_toy(toy_config(tmp_path / 'stopped'), hooks=[SignalAt(signal.SIGTERM, val_after=10)])
+        run_toy(toy_config('stopped'), hooks=[SignalAt(signal.SIGTERM, val_after=10)])
 
     def unheard(number: int, frame: object) -> None:
         raise AssertionError('nobody listened yet')
 
     signal.signal(signal.SIGUSR1, unheard)
     with pytest.raises(TrainingStoppedError, match='SIGUSR1 stopped the training after iteration 10'):
-        run_toy(toy_config(tmp_path / 'stopped'), 'auto', [SignalAt(signal.SIGUSR1, val_after=10)])
+        run_toy(toy_config('stopped'), 'auto', [SignalAt(signal.SIGUSR1, val_after=10)])
     assert not (tmp_path / 'stopped' / 'interrupted.pth').exists()  # there is one of this iteration
     assert_same(states(run_toy(toy_config(tmp_path / 'alone'))), states(run_toy(toy_config(tmp_path / 'stopped'), 'auto')))
 
