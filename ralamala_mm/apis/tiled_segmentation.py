@@ -52,7 +52,7 @@ def blend(logits: Iterable[Tensor], windows: Sequence[Window], height: int, widt
     Held at a time are the logits of a tile and of a strip of classes × overlap × width; other pixels are settled.
 
     Args:
-        logits: `[C, h, w]` of each window; of a single class it is above 0 where the class is.
+        logits: `[C, h, w]` of each window, which is changed; of a single class it is above 0 where the class is.
         windows: of `windows_of`, row by row.
         height: of the picture.
         width: of the picture.
@@ -73,7 +73,7 @@ def blend(logits: Iterable[Tensor], windows: Sequence[Window], height: int, widt
             if labels is None:
                 labels = torch.empty(height, width, dtype=torch.uint8 if len(part) <= 255 else torch.int32)
                 strip = part.new_zeros(len(part), max(map(tops.shared_before, range(len(rows)))), width)
-            part = part * tops.weights(i).to(part)[:, None] * lefts.weights(j).to(part)
+            part = part.mul_(tops.weights(i).to(part)[:, None]).mul_(lefts.weights(j).to(part))
             shared, columns = lefts.shared_before(j), lefts.settled(j)
             if shared:
                 part[:, :, :shared] += aside
