@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ class Outcome:
     stderr: str
 
 
-def run_all(calls: Sequence[Call], limit: float = 60) -> list[Outcome]:
-    """Runs the calls, two at a time; one that takes more than `limit` seconds is killed."""
+def run_all(calls: Sequence[Call], limit: float = 60, at_once: int = 2) -> list[Outcome]:
+    """Runs the calls, so many at a time; one that takes more than `limit` seconds is killed."""
     # One thread: a process that has used several cannot be forked safely.
     environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
-    request = json.dumps(dict(limit=limit, calls=[asdict(call) for call in calls]))
+    request = json.dumps(dict(limit=limit, at_once=at_once, calls=[asdict(call) for call in calls]))
     server = subprocess.run([sys.executable, __file__], input=request, cwd=ROOT, env=environment, capture_output=True, text=True,
                             timeout=120 + limit * len(calls), check=False)
     assert server.returncode == 0, server.stderr[-3000:]
@@ -90,7 +89,7 @@ def _serve() -> None:
     results: list[tuple[int | None, float]] = [(None, 0.0)] * len(waiting)
     running: dict[int, tuple[int, float]] = {}
     while waiting or running:
-        while waiting and len(running) < AT_ONCE:
+        while waiting and len(running) < request['at_once']:
             i, call = waiting.pop(0)
             child = os.fork()
             if child == 0:

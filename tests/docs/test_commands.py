@@ -1,21 +1,19 @@
 """Every command in README and docs is run, in a folder where the names that they use stand for small things.
 
-Configs of that name hold the same kind of model with 0.1 M parameters, the data sets are the built-in shapes, the weights are
-fresh. What needs a GPU is left out of a command, and what takes minutes is made smaller: see `SMALLER`.
+Configs of that name hold the same kind of model with 0.1 M parameters, the data sets are the built-in shapes, weights are
+fresh, trainings come first. What needs a GPU is left out of a command, and what takes minutes is made smaller: see `SMALLER`.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from forked import Call, Outcome, run_all
 from pages import ROOT, Command, commands
-
-from ralamala_mm import RAVLT
 
 COMMANDS = commands()
 # What a command says, and what is run instead on a machine without a GPU and without hours.
@@ -24,12 +22,16 @@ SMALLER = {
     '--shape 800 1333': '--shape 64 64', '--shape 800 1280': '--shape 64 64',
     ' mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py': '',
     'compare_coco_metrics.py --images 1000': 'compare_coco_metrics.py --images 8',
+    '--tile 1024': '--tile 128', '--classes car truck': '--classes star circle', '--point 320 240': '--point 32 24',
 }
 ADDED = {
+    'make_shapes.py': ' data/more --train 4 --val 2',
     'compare_coco_metrics.py': ' --images 9',
     'profile_step.py configs/maskrcnn_ravlt_s.py': ' --iterations 1 --val-images 1',
 }
-SEGMENTORS = ('semanticfpn', 'upernet')
+
+
+WITHOUT_A_CAMERA = {'python tools/infer.py configs/retinanet_ravlt_s.py work_dirs/retinanet_ravlt_s/epoch_12.pth 0'}
 
 
 def is_tool(command: Command) -> bool:
@@ -45,60 +47,6 @@ LAUNCHERS = [command for command in COMMANDS if is_launcher(command)]
 OTHERS = [command for command in COMMANDS if not is_tool(command) and not is_launcher(command)]
 
 
-def named(pattern: str) -> set[str]:
-    return {word for command in COMMANDS for word in command.words if re.fullmatch(pattern, word)}
-
-
-def base_of(name: str) -> Path:
-    """The small config that stands for one of this name."""
-    return ROOT / 'tests/faults/configs' / ('tiny_segmentor.py' if name.startswith(SEGMENTORS) else 'tiny_detector.py')
-
-
-def make_configs(folder: Path) -> None:
-    """A small stand-in for each config that is named."""
-    for name in named(r'configs/.*\.py'):
-        assert (ROOT / name).is_file(), f'{name} does not exist'
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'''_base_ = {str(base_of(path.stem))!r}
-data_root = 'data/shapes'
-train_cfg = dict({'max_iters=2' if path.stem.startswith(SEGMENTORS) else 'max_epochs=1'}, val_interval=1)
-''')
-
-
-def make_weights(folder: Path) -> None:
-    """Fresh weights under each name."""
-    from mmengine.config import Config
-
-    from ralamala_mm.engine import build_model
-
-    for name in named(r'.*\.pth'):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if 'RAVLT' in name:
-            torch.save(RAVLT(arch=name[6].lower()).state_dict(), path)
-            continue
-        config = Config.fromfile(base_of(path.parent.name), lazy_import=False)
-        torch.save(dict(state_dict=build_model(config).state_dict(), meta=dict()), path)
-
-
-@pytest.fixture(scope='module')
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the commands are run."""
-    from ralamala_mm.datasets.shapes import make_shapes
-
-    folder = tmp_path_factory.mktemp('workplace')
-    for name in ('tools', 'ralamala_mm', 'requirements', 'pyproject.toml'):
-        (folder / name).symlink_to(ROOT / name)
-    make_shapes(folder / 'data' / 'shapes', train=6, val=3, size=64)
-    (folder / 'data' / 'ade').mkdir()
-    for name in ('my_images', 'data/coco', 'data/ade/ADEChallengeData2016'):
-        (folder / name).symlink_to(folder / 'data' / 'shapes')
-    make_configs(folder)
-    make_weights(folder)
-    return folder
-
-
 def made_smaller(command: Command) -> list[str]:
     """The tool and its arguments as they are run."""
     line = command.line + next((more for end, more in ADDED.items() if command.line.endswith(end)), '')
@@ -110,11 +58,18 @@ def made_smaller(command: Command) -> list[str]:
 @pytest.fixture(scope='module')
 def outcomes(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """How each tool's command ended."""
-    calls = []
-    for command in TOOLS:
-        streams = tmp_path_factory.mktemp('streams')
-        calls.append(Call(made_smaller(command), str(streams), command.variables, str(workplace)))
-    return {command.line: outcome for command, outcome in zip(TOOLS, run_all(calls, limit=240), strict=True)}
+    def run(chosen: list[Command], at_once: int) -> dict[str, Outcome]:
+        calls = [Call(made_smaller(command), str(tmp_path_factory.mktemp('streams')), command.variables, str(workplace))
+                 for command in chosen]
+        return {command.line: outcome for command, outcome in zip(chosen, run_all(calls, 240, at_once), strict=True)}
+
+    trainings = [command for command in TOOLS if command.words[1] == 'tools/train.py']
+    found = run(trainings, at_once=1)  # several use the same work directory
+    trained = workplace / 'work_dirs' / 'maskrcnn_ravlt_s'
+    shutil.copytree(trained, workplace / 'work_dirs' / 'demo', dirs_exist_ok=True)  # as make demo leaves it
+    (workplace / 'work_dirs' / 'demo' / 'maskrcnn_ravlt_s.py').rename(
+        workplace / 'work_dirs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py')
+    return found | run([command for command in TOOLS if command not in trainings], at_once=2)
 
 
 def test_there_are_commands():
@@ -127,6 +82,10 @@ def test_there_are_commands():
 @pytest.mark.parametrize('command', TOOLS, ids=lambda command: command.line)
 def test_tools(command: Command, outcomes: dict[str, Outcome]):
     outcome = outcomes[command.line]
+    if command.line in WITHOUT_A_CAMERA:
+        assert outcome.code == 1
+        assert re.search('error: .*camera', outcome.stderr), outcome.stderr
+        return
     assert outcome.code == 0, f'{command.page}: {command.line}\n{outcome.stdout[-2000:]}\n{outcome.stderr[-3000:]}'
 
 
