@@ -242,20 +242,19 @@ DurableBackend.put = slow_put
 try:
     run_toy(config(folder, **{'optim_wrapper.accumulative_counts': 4}), hooks=[Signal()])
 except UserError as error:
-    print('there' if (folder / 'interrupted.pth').exists() else 'not there', error.sentence, flush=True)
+    print('saved:' if (folder / 'interrupted.pth').exists() else 'missing:', error.sentence, flush=True)
     os._exit(error.exit_code)
 """
 
 
 @pytest.mark.parametrize(('disk', 'code', 'told'), [
-    ('slow', 75, 'there SIGUSR1 stopped the training after iteration'),
-    ('full', 1, 'and no checkpoint of it could be written'),
+    ('slow', 75, 'saved: SIGUSR1 stopped the training after iteration'),
+    ('full', 1, 'after iteration 9, and no checkpoint of it could be written'),
 ])
 def test_two_processes_save_and_end_together(tmp_path: Path, disk: str, code: int, told: str):
     for found, text in run_two('from mmengine.hooks import Hook\n' + SAVING, tmp_path, disk):
         assert found == code, text[-3000:]
         assert told in text
-        assert 'not all processes stopped together' not in text
 
 
 def test_another_number_of_batches(tmp_path: Path):
