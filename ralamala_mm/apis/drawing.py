@@ -17,7 +17,7 @@ from .masks import decode
 
 _LETTERS = 0.019  # height of letters, in the root of the picture's area
 _SMALLEST_LETTERS = 11  # pixels
-_LETTERS_OF_BOX = 0.35  # height of letters at most, in the root of the box's area, but a third of the others
+_LETTERS_OF_BOX = 0.2  # height of letters at most, in the root of the box's area, but a third of the others
 _MASK, _AREA = 0.45, 0.5  # how much of the colour there is on an object, and on a segmentor's area
 _NAMED = 0.003  # share of the picture from which on a segmentor's area gets its name
 _LOOKED_AT = 1000  # pixels of the longer side at which places for names are looked for
