@@ -144,7 +144,8 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    is_encoded, content = cv2.imencode(path.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in ('.jpg', '.jpeg') else []
+    is_encoded, content = cv2.imencode(path.suffix, picture, options)
     if not is_encoded:
         raise UserError(f'picture {path} cannot be written as {path.suffix}')
     try:
