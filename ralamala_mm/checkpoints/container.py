@@ -7,17 +7,18 @@ releases, or with some environment variables, what the file asks for.
 import io
 import re
 import struct
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from .unpickling import DataUnpickler, RefusedError, Storage, check_nesting
+from .makers import RefusedError, Storage
+from .unpickling import DataUnpickler, check_nesting
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_ZIP_END = 2**16 + 22  # bytes within which an archive's directory is announced
 
 
 class NotACheckpointError(ValueError):
@@ -42,14 +43,23 @@ def load_data(path: Path, tensors: bool = True) -> object:
     return content
 
 
+def is_zip(file: BinaryIO) -> bool:
+    """Whether a file is a zip archive, left at its beginning; zipfile alone takes an error of the disk for another format."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - _ZIP_END, 0))
+    file.read()
+    found = zipfile.is_zipfile(file)
+    file.seek(0)
+    return found
+
+
 def _load_from(file: BinaryIO, size: int, tensors: bool) -> object:
-    if zipfile.is_zipfile(file):
+    if is_zip(file):
         return _load_zip(file, size, tensors)
-    file.seek(0)
-    if tarfile.is_tarfile(file):
-        raise RefusedError('a tar archive, the format of before 2017')
-    file.seek(0)
-    if file.read(1) != b'\x80':  # which all pickles of a binary protocol begin with
+    start = file.read(512)
+    if start[:1] != b'\x80':  # which all pickles of a binary protocol begin with
+        if start[257:262] == b'ustar':
+            raise RefusedError('a tar archive, the format of before 2017')
         raise ValueError('neither a zip archive nor a pickle')
     file.seek(0)
     return _load_legacy(file, size)
@@ -118,10 +128,10 @@ def _load_legacy(file: BinaryIO, size: int) -> object:
 
     content = DataUnpickler(file, size, declare_storage).load()
     keys = DataUnpickler(file, size).load()
-    if sorted(map(str, keys)) != sorted(storages):
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError('storages that are not there')
     for key in keys:
-        storage = storages[str(key)]
+        storage = storages[key]
         (count,) = struct.unpack('<q', file.read(8))
         if count * storage.dtype.itemsize != len(storage.content):
             raise ValueError(f'storage {key} is of another size than it should be')

@@ -1,6 +1,7 @@
 """A checkpoint file, from wherever, into memory, without running code that it may hold."""
 
 import difflib
+import errno
 import fcntl
 import hashlib
 import re
@@ -15,13 +16,13 @@ from torch import Tensor
 from ralamala_mm.errors import UserError
 
 from .container import NotACheckpointError, load_data
+from .makers import RefusedError
 from .trust import is_trusting, load_trusting
-from .unpickling import RefusedError
 
 StateDict = dict[str, Tensor]
 
 # Where the weights lie in files seen in the wild: mmengine and mmdet 2.x runs, ImageNet training, EMA-only files.
-_WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema')
+_WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema', 'state_dict_ema')
 # Put in front of every key by DataParallel, torch.compile and EMA wrappers.
 _WRAPPER_PREFIXES = ('module.', '_orig_mod.')
 
@@ -32,12 +33,24 @@ _OTHER_FILES = {
     rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
     rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
     rb'\x1f\x8b': 'is compressed with gzip; unpack it',
+    rb'BZh[1-9]1AY&SY': 'is compressed with bzip2; unpack it',
+    rb'\xfd7zXZ\x00': 'is compressed with xz; unpack it',
 }
+# What the system says where a damaged file, not the disk, is the reason: a place before its beginning, or far beyond its end.
+_DAMAGED = (errno.EINVAL, errno.EOVERFLOW)
 _SAFETENSORS = rb'.{8}\{\s*"'
 _FOLDERS_WEIGHTS = 'model.safetensors'  # in folders that save_pretrained writes
 _UNUSUAL_TENSORS = {f'torch._utils._rebuild_{name}': kind for name, kind in dict(
     qtensor='quantised', sparse_tensor='sparse', meta_tensor_no_storage='empty (meta)', nested_tensor='nested',
     wrapper_subclass='wrapped').items()}
+
+
+class UnreadableFileError(UserError):
+    """The system does not give the file, which may be whole: a right, a disk or a network is wanting."""
+
+
+class RefusedFileError(UserError):
+    """The file may be whole, but holds more than data."""
 
 
 def near_names(path: Path, pattern: str = '*') -> str:
@@ -61,14 +74,20 @@ def read_checkpoint(location: str, trusted: bool | None = None, tensors: bool = 
         What the file holds, with tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, empty, not a checkpoint, or would have to run code to be read.
+        UnreadableFileError: the system does not give the file.
+        RefusedFileError: the file would have to run code to be read.
+        UserError: it is missing, empty, or not a checkpoint.
     """
     trusted = is_trusting() if trusted is None else trusted
     if location.startswith(('http://', 'https://')):
         path = fetch(location)
         return _read_file(path, f'{location} (kept as {path})', trusted, tensors)
     if '://' not in location:
-        return _read_file(Path(location).expanduser(), location, trusted, tensors)
+        try:
+            path = Path(location).expanduser()
+        except RuntimeError as error:
+            raise UserError(f'checkpoint {location} does not exist: there is no home of that user') from error
+        return _read_file(path, location, trusted, tensors)
     try:
         store = get_file_backend(location)
     except (KeyError, ValueError, ImportError, TypeError, AssertionError) as error:
@@ -114,25 +133,40 @@ def check_file(path: Path, location: str) -> None:
         raise UserError(f'checkpoint {location} is empty; an interrupted download or a full disk leaves such files')
 
 
+def unreadable(location: object, error: OSError) -> UnreadableFileError | None:
+    """What is to be raised for an error of the system; None where the file's content is the reason."""
+    if error.errno in (None, *_DAMAGED):
+        return None
+    return UnreadableFileError(f'checkpoint {location} cannot be read ({error.strerror})')
+
+
 def _read_file(path: Path, location: str, trusted: bool, tensors: bool) -> Mapping:
-    if (path / _FOLDERS_WEIGHTS).is_file():
-        path = path / _FOLDERS_WEIGHTS
-    check_file(path, location)
     try:
+        if (path / _FOLDERS_WEIGHTS).is_file():
+            path = path / _FOLDERS_WEIGHTS
+        check_file(path, location)
         content = _load(path, trusted, tensors)
+    except UserError:
+        raise
     except RefusedError as error:
-        raise UserError(_refusal(location, str(error))) from error
+        raise RefusedFileError(_refusal(location, str(error))) from error
     except NotACheckpointError as error:
         raise UserError(f'checkpoint {location} {error}') from error
-    except MemoryError as error:
-        raise UserError(f'checkpoint {location} takes more memory than there is') from error
     except Exception as error:  # whatever a damaged file, or one made for it, brings about
-        raise UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short') from error
+        raise _explained(error, location) from error
     if not isinstance(content, Mapping):
         raise UserError(f'checkpoint {location} holds a {type(content).__name__}, not a state dict')
     if not isinstance(content.get('meta', {}), (Mapping, Tensor)):  # a tensor: weights may bear this name
         raise UserError(f'checkpoint {location} is damaged: its entry `meta` is a {type(content["meta"]).__name__}, not a dict')
     return content
+
+
+def _explained(error: Exception, location: str) -> UserError:
+    if isinstance(error, OSError) and (found := unreadable(location, error)):
+        return found
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|not enough memory", str(error)):  # PyTorch's words
+        return UserError(f'checkpoint {location} takes more memory than there is')
+    return UserError(f'checkpoint {location} is not a PyTorch checkpoint, or it is damaged or cut short')
 
 
 def _load(path: Path, trusted: bool, tensors: bool) -> object:
@@ -149,7 +183,12 @@ def _load(path: Path, trusted: bool, tensors: bool) -> object:
         if not trusted:
             raise
         reason = str(error)
-    return load_trusting(path, reason)
+    try:
+        return load_trusting(path, reason)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the file's code, or what is not installed of it, brings about
+        raise NotACheckpointError(f'cannot be read with code allowed either ({type(error).__name__}: {error})') from error
 
 
 def _load_safetensors(path: Path) -> StateDict:
@@ -165,8 +204,8 @@ def _load_safetensors(path: Path) -> StateDict:
 
 
 def _refusal(location: str, what: str) -> str:
-    trust = ('if you trust who made it, --trust-checkpoint of train.py, test.py and convert_checkpoint.py reads it all the same; '
-             'the last writes a copy that is data alone')
+    trust = ('if you trust who made it, --trust-checkpoint reads it all the same, and tools/convert_checkpoint.py with it writes '
+             'a copy that is data alone')
     if kind := _UNUSUAL_TENSORS.get(what):
         return f'checkpoint {location} holds {kind} tensors, which are not read here ({what}); {trust}'
     return f'checkpoint {location} holds more than data ({what}) and could run code when read, so it is refused; {trust}'
@@ -183,8 +222,8 @@ def find_weights(content: Mapping, location: str) -> StateDict:
         weights = {key: value for key, value in candidate.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if weights:
             return strip_wrappers(weights)
-    entries = [str(key) for key in content if isinstance(key, (str, int, float))]
-    raise UserError(f'checkpoint {location} holds no weights; its entries are {", ".join(entries[:8]) or "none"}')
+    entries = [key for key in content if isinstance(key, str)]
+    raise UserError(f'checkpoint {location} holds no weights; its entries are {", ".join(entries[:8]) or "none with a name"}')
 
 
 def strip_wrappers(weights: StateDict) -> StateDict:
