@@ -12,6 +12,7 @@ from pages import ROOT, commands
 from ralamala_mm import RAVLT
 
 SEGMENTORS = ('semanticfpn', 'upernet')
+BACKBONE_ALONE = 'backbone.pth'  # of the small configs
 
 
 def named(pattern: str) -> set[str]:
@@ -26,13 +27,13 @@ def base_of(name: str) -> Path:
 
 def make_configs(folder: Path) -> None:
     """A small stand-in for each config that is named."""
-    for name in named(r'configs/.*\.py'):
-        assert (ROOT / name).is_file(), f'{name} does not exist'
+    for name in named(r'(configs|work_dirs)/.*\.py'):
+        assert name.startswith('work_dirs') or (ROOT / name).is_file(), f'{name} does not exist'
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'''_base_ = {str(base_of(path.stem))!r}
 data_root = 'data/shapes'
-train_cfg = dict({'max_iters=2' if path.stem.startswith(SEGMENTORS) else 'max_epochs=1'}, val_interval=1)
+train_cfg = dict({'max_iters=6' if path.stem.startswith(SEGMENTORS) else 'max_epochs=1'}, val_interval=1)
 ''')
 
 
@@ -42,21 +43,22 @@ def make_weights(folder: Path) -> None:
 
     from ralamala_mm.engine import build_model
 
-    for name in named(r'.*\.pth'):
+    for name in named(r'.*\.pth') | {BACKBONE_ALONE}:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if 'RAVLT' in name:
+        if name.startswith('RAVLT'):  # a released file
             torch.save(RAVLT(arch=name[6].lower()).state_dict(), path)
             continue
-        config = Config.fromfile(base_of(path.parent.name), lazy_import=False)
-        torch.save(dict(state_dict=build_model(config).state_dict(), meta=dict()), path)
+        model = build_model(Config.fromfile(base_of(path.parent.name), lazy_import=False))
+        whole = dict(state_dict=model.state_dict(), meta=dict())
+        torch.save(model.backbone.state_dict() if name == BACKBONE_ALONE else whole, path)
 
 
 def make_pictures(folder: Path) -> None:
     """What inference is shown on."""
     picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
     (folder / 'photos').mkdir()
-    for name in ('photo.jpg', 'photos/one.jpg', 'huge.png', 'aerial.tif'):
+    for name in ('a.jpg', 'b.jpg', 'photo.jpg', 'photos/one.jpg', 'huge.png', 'aerial.tif'):
         cv2.imwrite(str(folder / name), picture)
     film = cv2.VideoWriter(str(folder / 'film.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 10, (64, 48))
     for _ in range(3):
@@ -72,7 +74,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('workplace')
     for name in ('tools', 'ralamala_mm', 'requirements', 'pyproject.toml'):
         (folder / name).symlink_to(ROOT / name)
-    make_shapes(folder / 'data' / 'shapes', train=6, val=3, size=64)
+    make_shapes(folder / 'data' / 'shapes', train=12, val=3, size=64)
     (folder / 'data' / 'ade').mkdir()
     for name in ('my_images', 'data/coco', 'data/ade/ADEChallengeData2016'):
         (folder / name).symlink_to(folder / 'data' / 'shapes')

@@ -22,6 +22,7 @@ SMALLER = {
     '--shape 800 1333': '--shape 64 64', '--shape 800 1280': '--shape 64 64',
     ' mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py': '',
     'compare_coco_metrics.py --images 1000': 'compare_coco_metrics.py --images 8',
+    'RAVLT_S.pth --backbone-only': 'backbone.pth --backbone-only',
     '--tile 1024': '--tile 128', '--classes car truck': '--classes star circle', '--point 320 240': '--point 32 24',
 }
 ADDED = {
@@ -67,7 +68,7 @@ def outcomes(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     found = run(trainings, at_once=1)  # several use the same work directory
     trained = workplace / 'work_dirs' / 'maskrcnn_ravlt_s'
     shutil.copytree(trained, workplace / 'work_dirs' / 'demo', dirs_exist_ok=True)  # as make demo leaves it
-    (workplace / 'work_dirs' / 'demo' / 'maskrcnn_ravlt_s.py').rename(
+    (workplace / 'work_dirs' / 'demo' / 'maskrcnn_ravlt_s.py').replace(
         workplace / 'work_dirs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py')
     return found | run([command for command in TOOLS if command not in trainings], at_once=2)
 
@@ -84,7 +85,7 @@ def test_tools(command: Command, outcomes: dict[str, Outcome]):
     outcome = outcomes[command.line]
     if command.line in WITHOUT_A_CAMERA:
         assert outcome.code == 1
-        assert re.search('error: .*camera', outcome.stderr), outcome.stderr
+        assert 'camera 0 cannot be opened' in outcome.stderr, outcome.stderr
         return
     assert outcome.code == 0, f'{command.page}: {command.line}\n{outcome.stdout[-2000:]}\n{outcome.stderr[-3000:]}'
 
@@ -94,18 +95,17 @@ def test_tools(command: Command, outcomes: dict[str, Outcome]):
 def test_launchers(command: Command, workplace: Path, tmp_path: Path):
     """Up to what they start, which is as in the commands of train.py and test.py; tests/clusters starts it."""
     for name in ('python', 'srun', 'sbatch', 'scontrol'):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n{"cat" if name == "sbatch" else ""}\n')
         (tmp_path / name).chmod(0o755)
     environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', **command.variables)
     result = subprocess.run(['bash', *command.words], cwd=workplace, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    started = re.search(r'^(python|srun|sbatch) .*', result.stdout, re.MULTILINE)
     script = re.sub(r'.*_(\w+)\.sh', r'\1.py', command.words[0])
     config = next(word for word in command.words if word.startswith('configs/'))
-    assert script.removesuffix('.py') in started[0]
-    assert config in started[0]
+    assert script in result.stdout
+    assert config in result.stdout
     for option in [word for word in command.words if word.startswith('--')]:
-        assert option in started[0]
+        assert option in result.stdout
     options = [word for word in command.words if word.startswith('--') and word != '--max-restarts']  # launch.py's own
     helped = subprocess.run([sys.executable, ROOT / 'tools' / script, '--help'], capture_output=True, text=True, check=True)
     assert [option for option in options if option not in helped.stdout] == []
