@@ -9,9 +9,9 @@ _is_trusting = False
 
 
 def trust_checkpoints(trust: bool) -> None:
-    """What the command line says of the checkpoints that it names, for every way of reading one in this process.
+    """What the command line says, for every way of reading a checkpoint in this process: those that the config names too.
 
-    Nothing else sets it, and no config can: a file is not to be trusted by accident.
+    Nothing else sets it, and no config can. A file that nobody named, as in a folder that is looked through, is not trusted.
     """
     global _is_trusting
     _is_trusting = trust

@@ -52,8 +52,8 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """`--trust-checkpoint`, the only way to have code in a checkpoint run, under one name in every tool; see `run`."""
     parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='let checkpoints run code while they are read, if they cannot be read without; '
-                             'only if you trust who made them')
+                        help='let checkpoints run code while they are read, if they cannot be read without: all that this '
+                             'command or its config names; only if you trust who made them')
 
 
 def add_amp_options(parser: argparse.ArgumentParser) -> None:

@@ -142,7 +142,7 @@ class DependableRunner(MMEngineRunner):
             parameters = dict(self._unwrapped_model().named_parameters())
             for name, gradient in self._gradients.items():
                 parameters[name].grad = gradient.to(parameters[name].device)
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError, RuntimeError) as error:
             raise UserError(f'the training state in {filename} does not fit this training ({type(error).__name__}: {error}): '
                             f'start from its weights with --cfg-options load_from={filename}, without --resume') from error
         self._gradients = {}

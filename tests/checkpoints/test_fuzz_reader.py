@@ -1,4 +1,4 @@
-"""The reader of checkpoints under random files: it reads them or says why not, runs nothing, and takes little memory.
+"""The reader of checkpoints under random files: it reads them or says why not, runs nothing, and takes little time and memory.
 
 RALAMALA_FUZZ_EXAMPLES sets how many examples each test takes.
 """
@@ -7,7 +7,6 @@ import argparse
 import io
 import os
 import pickle
-import resource
 import sys
 import warnings
 import zipfile
@@ -20,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import limited
 from mmengine.logging import HistoryBuffer
 
 from ralamala_mm import RAVLT
@@ -32,11 +32,13 @@ from ralamala_mm.checkpoints import (
 )
 from ralamala_mm.checkpoints.convert import inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
+from ralamala_mm.checkpoints.whole import newest_whole
 from ralamala_mm.errors import UserError
 
 EXAMPLES = int(os.environ.get('RALAMALA_FUZZ_EXAMPLES', '60'))
 TINY = dict(embed_dims=[16, 16, 32, 32], depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2])
-MEMORY = 2**30  # bytes that reading a file of some kilobytes may add at most
+MEMORY = 2**28  # bytes that all that is done with a file of some kilobytes may add at most
+SECONDS = 10
 fuzz = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 # What runs code, opens files or imports, as the interpreter itself reports it.
@@ -77,12 +79,12 @@ def files(backbone: RAVLT, tmp_path_factory: pytest.TempPathFactory) -> list[byt
     weights = {key: value for key, value in backbone.state_dict().items() if key.startswith('layers.0.')}
     made = []
     for legacy in (False, True):
-        for protocol in (2, 4):
+        for protocol in (2, 5):
             for content in (whole(weights), {'model': weights}, weights, {'state_dict': {}, 'array': np.arange(3)}):
                 stream = io.BytesIO()
                 torch.save(content, stream, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
                 made.append(stream.getvalue())
-    path = tmp_path_factory.mktemp('whole') / 'a.pth'
+    path = a_file(tmp_path_factory)
     for content in made:  # what is imported on the way is imported once
         path.write_bytes(content)
         assert _everything(str(path), backbone)
@@ -90,20 +92,25 @@ def files(backbone: RAVLT, tmp_path_factory: pytest.TempPathFactory) -> list[byt
     return made
 
 
+def a_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The only one in its folder, as it is written anew each time."""
+    folder = tmp_path_factory.getbasetemp() / 'fuzzed'
+    folder.mkdir(exist_ok=True)
+    return folder / 'a.pth'
+
+
 def everything(path: Path, backbone: RAVLT) -> bool:
     """Takes a file through all that the package does with one; whether it held weights. Anything but a UserError comes out."""
     global watching
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     alarms.clear()
     watching = True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), limited(SECONDS, MEMORY):
             warnings.simplefilter('ignore')
             return _everything(str(path), backbone)
     finally:
         watching = False
         assert alarms == []
-        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
 
 
 def _everything(path: str, backbone: RAVLT) -> bool:
@@ -115,7 +122,7 @@ def _everything(path: str, backbone: RAVLT) -> bool:
     recorded_classes(content)
     uses: list[Callable] = [
         lambda: load_weights(backbone, find_weights(content, path), path),
-        lambda: load_backbone_checkpoint(backbone, path, prefix='module'),
+        lambda: load_backbone_checkpoint(backbone, path, prefix='module'), lambda: newest_whole(Path(path).parent),
         lambda: write_clean(found := inspect_checkpoint(path), found.weights, path, Path(f'{path}.clean'))]
     for use in uses:
         str(attempt(use))
@@ -125,9 +132,11 @@ def _everything(path: str, backbone: RAVLT) -> bool:
 def attempt(use: Callable) -> tuple[object, str]:
     """What a function returns, or the sentence that it ends in."""
     try:
-        return use(), ''
+        found, sentence = use(), ''
     except UserError as error:
-        return None, error.sentence
+        found, sentence = None, error.sentence
+    assert 'more memory than there is' not in sentence
+    return found, sentence
 
 
 @st.composite
@@ -160,7 +169,7 @@ def changed(content: bytes, edits: list[tuple]) -> bytes:
 @fuzz
 @given(st.integers(0, 15), changes())
 def test_changed_files(tmp_path_factory: pytest.TempPathFactory, files: list, backbone: RAVLT, which: int, edits: list):
-    path = tmp_path_factory.getbasetemp() / 'changed.pth'
+    path = a_file(tmp_path_factory)
     path.write_bytes(changed(files[which % len(files)], edits))
     everything(path, backbone)
 
@@ -169,7 +178,7 @@ def test_changed_files(tmp_path_factory: pytest.TempPathFactory, files: list, ba
 @given(st.integers(0, 15), changes())
 def test_changed_pickles(tmp_path_factory: pytest.TempPathFactory, files: list, backbone: RAVLT, which: int, edits: list):
     """Changes within the pickle of an archive that is whole otherwise, which checksums would hide."""
-    path = tmp_path_factory.getbasetemp() / 'pickle.pth'
+    path = a_file(tmp_path_factory)
     with zipfile.ZipFile(io.BytesIO(files[which % 8])) as old, zipfile.ZipFile(path, 'w') as new:
         for name in old.namelist():
             content = old.read(name)
@@ -205,12 +214,24 @@ def paths_in(content: object, above: tuple = ()) -> list[tuple]:
     return [path for key, value in inside for path in [(*above, key), *paths_in(value, (*above, key))]]
 
 
+def shared_containers(depth: int, width: int, pair: Callable, leaf: object) -> object:
+    """A container of the same container several times, and so on: short to write, and without end for those who walk over it."""
+    for _ in range(depth):
+        leaf = pair([leaf] * width)
+    return leaf
+
+
+# Its arguments, not itself, which hypothesis could not print.
+shared = st.tuples(st.sampled_from([2, 5, 20, 60]), st.sampled_from([2, 3, 100]), st.sampled_from(
+    [tuple, list, lambda items: dict(enumerate(items)), lambda items: OrderedDict(enumerate(items)),
+     lambda items: argparse.Namespace(**{f'a{i}': item for i, item in enumerate(items)})]), scalars)
+
+
 @fuzz
 @given(st.data())
 def test_other_content(tmp_path_factory: pytest.TempPathFactory, files: list, backbone: RAVLT, data: st.DataObject):
     """Anything in the place of a part of a whole checkpoint, or of all of it."""
-    weights = backbone.state_dict()
-    content = whole(weights)
+    content = whole(backbone.state_dict())
     for _ in range(data.draw(st.integers(1, 3))):
         places = paths_in(content)
         *above, last = data.draw(st.sampled_from(places))
@@ -218,9 +239,12 @@ def test_other_content(tmp_path_factory: pytest.TempPathFactory, files: list, ba
         for key in above:
             target = target[key]
         target[last] = data.draw(anything)
+    if data.draw(st.booleans()):
+        target[last] = shared_containers(*data.draw(shared))
     content = data.draw(st.one_of(st.just(content), st.just(content), anything))
-    path = tmp_path_factory.getbasetemp() / 'content.pth'
-    torch.save(content, path, _use_new_zipfile_serialization=data.draw(st.booleans()))
+    path = a_file(tmp_path_factory)
+    protocol, legacy = data.draw(st.integers(2, 5)), data.draw(st.booleans())
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     everything(path, backbone)
 
 
@@ -245,8 +269,22 @@ CONSTANTS = [b'N', b'\x88', b'\x89', b'K\x02', b'K\x00', b'M\xff\xff', b'J\xff\x
              text('storage'), text('mean'), text('0'), text('cpu'), text('f8'), text('O8'), text('U2'), text('<'),
              text('latin1'), text('utf-32'),
              text('__setstate__'), text('__class__'), text('touch executed'), text('_metadata'), text('state_dict'), text('meta')]
-OTHERS = [bytes([code]) for code in b'(tlde0123abusRoibQ\x81\x85\x86\x87\x90\x91\x92\x93\x94\x95\x97\x98']
+OTHERS = [bytes([code]) for code in b'(tlde0123abusRoibQ\x81\x85\x86\x87\x90\x91\x92\x93\x94\x95\x96\x97\x98']
+# Containers and numbers that are long, or hold the same thing many times; places 10 to 99 of the memo are theirs.
+REPEATED = st.builds(lambda start, again, times, end: start + again * times + end, *map(st.sampled_from, (
+    [b'(', b'](', b'}(', b'\x8f(', b'N', b'('], [b'h\x00', b'h\x01', b'N', b'\x8f', b']', b'(', b'\x94', b'h\x00N', b'h\x01h\x00',
+                                                b'cargparse\nNamespace\n)\x81h\x00b', b'h\x01)\x81', b'h\x00h\x01b',
+                                                b'ccollections\nOrderedDict\n)Rh\x00b', b'q\x0ah\x0a\x86', b'q\x0a](h\x0ah\x0ae'],
+    [2, 60, 2000, 20_000], [b't', b'e', b'u', b'\x90', b'', b'\x91', b'l', b'd'])))
+COLLIDING = st.integers(10, 5000).map(lambda count: b'}(' + b''.join(
+    b'\x8a\x0c' + (i * (2**61 - 1)).to_bytes(12, 'little') + b'N' for i in range(count)) + b'u')
+# One of them inside of something that looks at what it is given.
+FILLED = st.builds(lambda target, inner, end: target + inner + end, st.sampled_from([
+    b'ccollections\nCounter\n}\x85R(K\x01', b'}(K\x01', b'}(', b'](', b'\x8f(', b'(',
+    b'cargparse\nNamespace\n)\x81}(' + text('a'), b'ccollections\nOrderedDict\n)R}(' + text('_metadata')]),
+    REPEATED, st.sampled_from([b'u', b'e', b'\x90', b't', b'ub', b'NNu']))
 instruction = st.one_of(
+    st.one_of(REPEATED, FILLED, COLLIDING),
     st.sampled_from(GLOBALS).map(lambda name: 'c{}\n{}\n'.format(*name.split(' ')).encode()), st.sampled_from(CONSTANTS),
     st.sampled_from(CONSTANTS), st.sampled_from(OTHERS), st.integers(0, 9).map(lambda i: b'q' + bytes([i])),
     st.integers(0, 9).map(lambda i: b'h' + bytes([i])), st.sampled_from(GLOBALS).map(lambda name: 'i{}\n{}\n'.format(
@@ -261,15 +299,17 @@ instruction = st.one_of(
 
 
 @fuzz
-@given(st.lists(instruction, min_size=1, max_size=40), st.booleans(), st.sampled_from([2, 4]))
+@given(st.lists(instruction, min_size=1, max_size=40), st.sampled_from(['archive', 'legacy', 'names of storages']),
+       st.sampled_from([2, 5]))
 def test_pickles_of_instructions(tmp_path_factory: pytest.TempPathFactory, files: list, backbone: RAVLT, instructions: list,
-                                 legacy: bool, protocol: int):
+                                 place: str, protocol: int):
     """Streams of instructions with dangerous names, harmless ones, and both mixed."""
-    folder = tmp_path_factory.getbasetemp()
-    path, stream = folder / 'stream.pth', b'\x80' + bytes([protocol]) + b'}(' + text('a') + b''.join(instructions) + b'u.'
-    if legacy:
-        path.write_bytes(pickle.dumps(0x1950a86a20f9469cfc6c, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + stream
-                         + pickle.dumps(['0'], 2) + b'\x01' + bytes(7) + bytes(4))
+    path, stream = a_file(tmp_path_factory), b'\x80' + bytes([protocol]) + b'}(' + text('a') + b''.join(instructions) + b'u.'
+    start = pickle.dumps(0x1950a86a20f9469cfc6c, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+    if place == 'legacy':
+        path.write_bytes(start + stream + pickle.dumps(['0'], 2) + b'\x01' + bytes(7) + bytes(4))
+    elif place == 'names of storages':
+        path.write_bytes(start + pickle.dumps({}, 2) + b'\x80' + bytes([protocol]) + b'](' + b''.join(instructions) + b'e.')
     else:
         with zipfile.ZipFile(path, 'w') as archive:
             archive.writestr('a/data.pkl', stream)

@@ -53,7 +53,7 @@ def numbers(values: tuple[int, ...]) -> bytes:
     return b'(' + b''.join(map(number, values)) + b't'
 
 
-HUGE_SIZE = number(2**61) + b'q\x01(' + b'h\x01' * 200_000 + b't'
+HUGE_SIZE = b'(' + number(2**61) + b'q\x01' + b'h\x01' * 200_000 + b't'
 VERSIONS = entries(5000, name).replace(b'N', b'}X\x07\x00\x00\x00versionK\x01s')
 PICKLES = {
     'sum of tuples in a counter': COUNTER + b'(' + name(0) + doubled(b'N') + b'u',

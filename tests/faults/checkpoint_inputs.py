@@ -1,7 +1,10 @@
 """Bad checkpoints, configs and arguments, each with the sentence that it ends in."""
 
+import bz2
 import io
+import lzma
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +26,14 @@ SMALL = ['train_dataloader.num_workers=0', 'train_cfg.max_epochs=1', 'custom_hoo
 def weights() -> dict:
     """A detector's weights as far as the backbone goes, which a training may start from."""
     return {f'backbone.{key}': value for key, value in RAVLT(TINY).state_dict().items()}
+
+
+@cache
+def whole_weights() -> dict:
+    """All of a detector's weights."""
+    from ralamala_mm.engine import build_model, load_config
+
+    return build_model(load_config(str(ROOT / CONFIG))).state_dict()
 
 
 def changed(key: str, value: object) -> dict:
@@ -80,7 +91,7 @@ def zip_bomb() -> bytes:
 def training_state(**changes) -> bytes:
     """What a training goes on from, with other entries."""
     return written(dict(dict(meta=dict(epoch=1, iter=3), state_dict=weights(), optimizer=dict(state={}, param_groups=[]),
-                             message_hub={}), **changes))
+                             message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={})), **changes))
 
 
 def nested(depth: int) -> list:
@@ -153,8 +164,22 @@ CHECKPOINTS = [
              r'no training state to resume'),
     BadInput('negative iteration', loaded(lambda: training_state(meta=dict(epoch=1, iter=-3)), 'resume'),
              r'no training state to resume'),
-    BadInput('optimiser of another model', loaded(training_state, 'resume'), r'does not fit|lacks|fits'),
-    BadInput('optimiser that is a list', loaded(lambda: training_state(optimizer=[1]), 'resume'), r'does not fit|lacks|fits'),
+    BadInput('backbone alone to resume from', loaded(training_state, 'resume'), r'lacks \d+ of the \d+ entries of MaskRCNN'),
+    BadInput('no optimiser of this model', loaded(lambda: training_state(state_dict=whole_weights()), 'resume'),
+             r'training state in \S+ does not fit this training \(ValueError: .*parameter group'),
+    BadInput('optimiser that is a list', loaded(lambda: training_state(state_dict=whole_weights(), optimizer=[1]), 'resume'),
+             r'training state in \S+ does not fit this training \(TypeError'),
+    BadInput('empty message hub', loaded(lambda: training_state(state_dict=whole_weights(), message_hub={}), 'resume'),
+             r'training state in \S+ does not fit this training \(AssertionError: .*`MessageHub`'),
+    BadInput('containers shared without end', loaded(lambda: zipped(a__dataDOTpkl=PICKLED + b'}X\x04\x00\x00\x00metaN'
+                                                                     + b'q\x01h\x01\x86' * 60 + b's.')), r'damaged or cut short'),
+    BadInput('many entries of one hash', loaded(lambda: zipped(a__dataDOTpkl=PICKLED + b'}(' + b''.join(
+        b'\x8a\x09' + (i * (2**61 - 1)).to_bytes(9, 'little') + b'N' for i in range(1000)) + b'u.')), r'holds more than data'),
+    BadInput('bzip2', loaded(lambda: bz2.compress(b'weights')), r'compressed with bzip2'),
+    BadInput('xz', loaded(lambda: lzma.compress(b'weights')), r'compressed with xz'),
+    BadInput('tar archive', loaded(lambda: tarfile.TarInfo('a').tobuf() + bytes(1024)), r'a tar archive'),
+    BadInput('a home of nobody', lambda folder, _: ['tools/convert_checkpoint.py', '~nobody_at_all/a.pth',
+                                                    str(folder / 'out.pth')], r'there is no home of that user'),
     BadInput('text for the neck', loaded(lambda: b'weights', 'neck'), r'a\.pth is not a PyTorch checkpoint'),
     BadInput('text for the backbone', loaded(lambda: b'weights', 'model.backbone.pretrained'),
              r'a\.pth is not a PyTorch checkpoint'),
@@ -204,22 +229,22 @@ CONFIGS = [
              r'does not exist; did you mean'),
     BadInput('folder as config', lambda folder, _: ['tools/train.py', str(folder)], r'config \S+ does not exist'),
     BadInput('syntax error', own_config('model = dict('), r'not valid Python: .* in line'),
-    BadInput('binary config', own_config('_base_ = "\x00"'), r'own\.py'),
+    BadInput('binary config', own_config('_base_ = "\x00"'), r'not valid Python: .*null bytes'),
     BadInput('config that divides by zero', own_config('a = 1 / 0'), r'own\.py cannot be read \(ZeroDivisionError'),
     BadInput('config of nothing', own_config("_base_ = []\n"), r'has no model'),
     BadInput('config as JSON that is none', own_config('{"_base_": ', 'own.json'), r'own\.json cannot be read'),
     BadInput('config as text file', own_config('_base_', 'own.txt'), r'own\.txt cannot be read'),
     BadInput('missing base', own_config("_base_ = './nowhere.py'"), r'a base of config .* does not exist'),
-    BadInput('missing package of a base', own_config("_base_ = 'nowhere::a.py'"), r'own\.py'),
-    BadInput('recursive bases', two_bases, r'a\.py.*its own base|a\.py cannot be read'),
-    BadInput('own base', own_config("_base_ = './own.py'"), r'own\.py'),
+    BadInput('missing package of a base', own_config("_base_ = 'nowhere::a.py'"), r'cannot be read \(\w+: .*package'),
+    BadInput('recursive bases', two_bases, r'a\.py cannot be read: its _base_ leads back to itself'),
+    BadInput('own base', own_config("_base_ = './own.py'"), r'its _base_ leads back to itself'),
     BadInput('unknown name', own_config('a = b'), r"own\.py cannot be read \(NameError: name 'b'"),
     BadInput('missing module', own_config("custom_imports = dict(imports=['nowhere_at_all'], allow_failed_imports=False)"),
              r'nowhere_at_all'),
     BadInput('unknown model', own_config("model = dict(type='MaskRCNNN')"), r'MaskRCNNN'),
     BadInput('unknown backbone', own_config("model = dict(backbone=dict(type='RAVTL'))"), r'RAVTL'),
     BadInput('unknown hook', own_config("default_hooks = dict(extra=dict(type='NowhereHook'))"), r'NowhereHook'),
-    BadInput('hook without a type', own_config('default_hooks = dict(extra=dict(momentum=1))'), r'type'),
+    BadInput('hook without a type', own_config('default_hooks = dict(extra=dict(momentum=1))'), r'must contain the key "type"'),
     BadInput('unknown transform', set_to("train_dataloader.dataset.pipeline.0.type=LoadNothing"), r'LoadNothing'),
     BadInput('unknown optimiser', set_to('optim_wrapper.optimizer.type=AdamWW'), r'AdamWW'),
     BadInput('unknown schedule', set_to('param_scheduler.0.type=CosineLR'), r'CosineLR'),
@@ -231,21 +256,21 @@ CONFIGS = [
     BadInput('unknown argument of the neck', set_to('model.neck.outchannels=5'),
              r"FPN an unexpected keyword argument 'outchannels'"),
     BadInput('stages beyond the last', set_to('model.backbone.out_indices=0,4'), r'out_indices must name stages from 0 to 3'),
-    BadInput('stages as text', set_to('model.backbone.out_indices=all'), r'out_indices'),
+    BadInput('stages as text', set_to('model.backbone.out_indices=all'), r"out_indices must name stages .* not \('a'"),
     BadInput('frozen stages', set_to('model.backbone.frozen_stages=9'), r'frozen_stages must lie between -1 and 4'),
     BadInput('odd heads', set_to('model.backbone.arch.num_heads=3,1,2,2'), r'whole multiple of 4'),
 ]
 VALUES = [
-    BadInput('batch of none', set_to('train_dataloader.batch_size=0'), r'batch_size'),
-    BadInput('batch as text', set_to('train_dataloader.batch_size=many'), r'batch_size'),
-    BadInput('negative workers', set_to('train_dataloader.num_workers=-1'), r'num_workers'),
-    BadInput('learning rate as text', set_to('optim_wrapper.optimizer.lr=fast'), r'lr|fast'),
-    BadInput('negative learning rate', set_to('optim_wrapper.optimizer.lr=-1.0'), r'learning rate'),
-    BadInput('negative epochs', set_to('train_cfg.max_epochs=-1'), r'max_epochs'),
-    BadInput('no epochs', set_to('train_cfg.max_epochs=0'), r'max_epochs'),
-    BadInput('epochs as text', set_to('train_cfg.max_epochs=many'), r'max_epochs|many'),
+    BadInput('batch of none', set_to('train_dataloader.batch_size=0'), r'batch_size should be a positive integer'),
+    BadInput('batch as text', set_to('train_dataloader.batch_size=many'), r'batch_size should be a positive integer'),
+    BadInput('negative workers', set_to('train_dataloader.num_workers=-1'), r'num_workers .*non-negative'),
+    BadInput('learning rate as text', set_to('optim_wrapper.optimizer.lr=fast'), r"can't multiply sequence .*'lr': 'fast'"),
+    BadInput('negative learning rate', set_to('optim_wrapper.optimizer.lr=-1.0'), r'Invalid learning rate: -1'),
+    BadInput('negative epochs', set_to('train_cfg.max_epochs=-1'), r'max_epochs is -1: it takes a whole number'),
+    BadInput('no epochs', set_to('train_cfg.max_epochs=0'), r'max_epochs is 0: it takes a whole number'),
+    BadInput('epochs as text', set_to('train_cfg.max_epochs=many'), r"max_epochs is 'many': it takes a whole number"),
     BadInput('epochs and iterations', set_to('train_cfg.max_iters=4'), r"unexpected keyword argument 'max_iters'"),
-    BadInput('seed as text', set_to('randomness.seed=today'), r'seed|today'),
+    BadInput('seed as text', set_to('randomness.seed=today'), r"Cannot cast .* in the part 'today'"),
     BadInput('setting of a setting', set_to('train_cfg.max_epochs.a=1'), r'--cfg-options do not fit'),
     BadInput('place in a list', set_to('param_scheduler.9.type=PolyLR'), r'--cfg-options do not fit'),
     BadInput('mistyped setting', set_to('train_dataloder.batch_size=4'), r'did you mean train_dataloader'),
@@ -287,15 +312,15 @@ ARGUMENTS = [
     BadInput('launcher without its variables', set_to(arguments=('--launcher', 'pytorch')), r'RANK is not set'),
     BadInput('slurm without its variables', set_to(arguments=('--launcher', 'slurm')), r'SLURM_PROCID is not set'),
     BadInput('settings without a value', set_to('batch_size'), r'KEY=VALUE'),
-    BadInput('file as work directory', in_the_way, r'work'),
-    BadInput('work directory below a file', below_a_file, r'work'),
+    BadInput('file as work directory', in_the_way, r'cannot be written to \(File exists\): --work-dir takes another'),
+    BadInput('work directory below a file', below_a_file, r'cannot be written to \(Not a directory\): --work-dir takes'),
     BadInput('no data', lambda folder, _: train(folder, folder / 'nowhere'), r'nowhere/? does not exist'),
     BadInput('test without a file', tested(), r'a\.pth does not exist'),
     BadInput('predictions as JSON', tested('--out', 'a.json'), r'written to a \.pkl file'),
     BadInput('wait as text', tested('--wait-time', 'long'), r'invalid float value'),
     BadInput('conversion onto itself', converted('a.pth'), r'OUT is IN'),
-    BadInput('conversion into a folder', converted('folder'), r'folder'),
-    BadInput('conversion below a file', converted('file/out.pth'), r'file'),
+    BadInput('conversion into a folder', converted('folder'), r'cannot be written .*Is a directory'),
+    BadInput('conversion below a file', converted('file/out.pth'), r'cannot be written .*(File exists|Not a directory)'),
     BadInput('conversion to another backbone', converted('out.pth', '--backbone', 'swin'), r'invalid choice'),
 ]
 CHECKPOINT_CASES: list[BadInput] = [*CHECKPOINTS, *CONFIGS, *VALUES, *ARGUMENTS]

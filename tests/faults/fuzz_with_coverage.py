@@ -2,19 +2,24 @@
 
     python tests/faults/fuzz_with_coverage.py -runs=20000 -max_total_time=300
 
-libFuzzer's options follow the script. What it finds is written to crash-… in the working directory.
+libFuzzer's options follow the script. What it finds is written to crash-… or timeout-… in the working directory.
 """
 
+import argparse
 import io
+import itertools
+import os
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=['ralamala_mm.checkpoints', 'pickle', 'zipfile']):
     import torch
+    from mmengine.logging import HistoryBuffer
 
     from ralamala_mm.checkpoints import find_weights, read_checkpoint, recorded_classes, recorded_family
     from ralamala_mm.errors import UserError
@@ -24,9 +29,10 @@ armed = False
 
 
 def alarm(event: str, arguments: tuple) -> None:
-    """Ends the process where something is executed."""
+    """Ends the process where something is executed; the reader would take an exception for damage of the file."""
     if armed and event in ('os.system', 'subprocess.Popen', 'os.exec', 'os.posix_spawn', 'pickle.find_class', 'os.fork'):
-        raise SystemError(f'{event} {arguments}')
+        print(f'executed: {event} {arguments!r:.200}', file=sys.stderr, flush=True)
+        os.abort()
 
 
 def read_one(content: bytes) -> None:
@@ -55,19 +61,24 @@ def seeds() -> Path:
     """Real files to begin with."""
     folder = FOLDER / 'corpus'
     folder.mkdir()
-    content = dict(state_dict={'a': torch.zeros(4)}, meta=dict(epoch=1, classes=('a',)))
-    for legacy in (False, True):
+    shared = ('a',)
+    for _ in range(5):
+        shared = (shared, shared)
+    content = dict(state_dict={'a': torch.zeros(4)}, meta=dict(epoch=1, classes=('a',), counts=Counter('aab'), shared=shared),
+                   args=argparse.Namespace(lr=0.1), loss=HistoryBuffer([1.0], [1]), keys={(1, 2): 3, 2**61 - 1: 4, 5: {6, 7}})
+    for legacy, protocol in itertools.product((False, True), (2, 5)):
         stream = io.BytesIO()
-        torch.save(content, stream, _use_new_zipfile_serialization=not legacy)
-        (folder / f'file_{legacy}').write_bytes(b'\x00' + stream.getvalue())
+        torch.save(content, stream, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+        (folder / f'file_{legacy}_{protocol}').write_bytes(b'\x00' + stream.getvalue())
         if not legacy:
             with zipfile.ZipFile(stream) as archive:
                 name = next(name for name in archive.namelist() if name.endswith('data.pkl'))
-                (folder / 'pickle').write_bytes(b'\xff' + archive.read(name))
+                (folder / f'pickle_{protocol}').write_bytes(b'\xff' + archive.read(name))
     return folder
 
 
 if __name__ == '__main__':
     sys.addaudithook(alarm)
-    atheris.Setup([*sys.argv, str(seeds())], read_one)
+    # Libfuzzer's own limits on an input: seconds, MiB, bytes. Options given by hand come later and count.
+    atheris.Setup([sys.argv[0], '-timeout=10', '-rss_limit_mb=2048', '-max_len=20000', *sys.argv[1:], str(seeds())], read_one)
     atheris.Fuzz()

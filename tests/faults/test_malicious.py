@@ -18,7 +18,7 @@ from ralamala_mm.errors import UserError
 CONFIG = 'tests/faults/configs/tiny_detector.py'
 # Ordinary unpickling must run these, or the tests would show nothing; others only try what it, or PyTorch, also refuses.
 ROUTES = ('pretrained', 'init_cfg', 'load_from', 'resume', 'resume auto', 'test', 'test without data', 'convert', 'neck',
-          'detector', 'ResNet')
+          'detector', 'ResNet', 'infer', 'export', 'attention map', 'report')
 HARMLESS = ('getattr of what', 'BUILD of a class', 'statistics of', 'numpy.load', 'persistent id', 'EXT', '__setstate__',
             'second pickle', 'NEWOBJ', 'first pickle')
 
@@ -102,6 +102,11 @@ def route_arguments(folder: Path, shapes_root: Path, path: Path) -> dict[str, li
     automatic.mkdir()
     shutil.copy(path, automatic / 'epoch_9.pth')
     (automatic / 'last_checkpoint').write_text(str(automatic / 'epoch_9.pth'))
+    reported = folder / 'reported'
+    reported.mkdir()
+    shutil.copy(path, reported / 'best_1.pth')
+    (reported / 'own.py').write_text(f"_base_ = '{root / CONFIG}'\n")
+    image = str(next((shapes_root / 'val').glob('*.*')))
     return {
         'pretrained': [*options, f'model.backbone.pretrained={path}'],
         'init_cfg': [*options, 'model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={path}'],
@@ -115,6 +120,12 @@ def route_arguments(folder: Path, shapes_root: Path, path: Path) -> dict[str, li
         'convert': ['tools/convert_checkpoint.py', str(path), str(folder / 'out.pth')],
         'neck': [*options, 'model.neck.init_cfg.type=Pretrained', f'model.neck.init_cfg.checkpoint={path}'],
         'detector': [*options, 'model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={path}'],
+        'infer': ['tools/infer.py', CONFIG, str(path), image, '--out-dir', str(folder / 'out')],
+        'export': ['tools/export.py', CONFIG, str(path), '--format', 'pretrained', '--backbone-only', '--out',
+                   str(folder / 'out')],
+        'attention map': ['tools/analysis_tools/attention_map.py', CONFIG, str(path), image, '--point', '5', '5', '--out',
+                          str(folder / 'out')],
+        'report': ['tools/analysis_tools/report.py', str(reported), '--data', str(shapes_root)],
         'ResNet': ['tools/train.py', str(resnet), *train[2:], '--cfg-options', 'train_dataloader.num_workers=0'],
     }
 
@@ -131,8 +142,9 @@ def test_refused_on_every_route(files: dict, shapes_root: Path, tmp_path: Path):
             folder = made(tmp_path / f'{len(calls)}')
             variables = {'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD': '1'} if i % 2 else {}
             calls.append(Call(route_arguments(folder, shapes_root, path)[route], str(folder), variables))
-            told.append((route, name, 'epoch_9.pth' if route == 'resume auto' else str(path), witness))
-    assert len(calls) >= 11
+            shown = {'resume auto': 'epoch_9.pth', 'report': 'best_1.pth'}.get(route, str(path))
+            told.append((route, name, shown, witness))
+    assert len(calls) >= 15
     for outcome, (route, name, shown, witness) in zip(run_all(calls), told, strict=True):
         where = f'{name} through {route}: {outcome.stderr[-2000:]}'
         errors = [line for line in outcome.stderr.splitlines() if line.startswith('error: ')]
@@ -145,16 +157,28 @@ def test_refused_on_every_route(files: dict, shapes_root: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_trust_is_for_what_is_named(shapes_root: Path, tmp_path: Path):
+    """`--resume` alone looks at all checkpoints of the work directory: with the option it runs no code from them either."""
+    path, witness = tmp_path / 'a.pth', tmp_path / 'executed'
+    WRITERS['in meta'](path, f'touch {witness}')
+    arguments = [*route_arguments(tmp_path, shapes_root, path)['resume auto'], '--trust-checkpoint']
+    (outcome,) = run_all([Call(arguments, str(tmp_path))])
+    assert outcome.code == 1
+    assert 'only a file that is named is ever trusted' in outcome.stderr
+    assert not witness.exists()
+
+
+@pytest.mark.slow
 def test_trust_is_said(shapes_root: Path, tmp_path: Path):
     """With the option the code runs, and stderr says which file it is."""
     calls, told = [], []
-    for route in ('pretrained', 'resume', 'test', 'convert', 'neck'):
+    for route in ('pretrained', 'resume', 'test', 'convert', 'neck', 'infer', 'export', 'attention map', 'report'):
         folder = made(tmp_path / f'{len(calls)}')
         path, witness = folder / 'a.pth', folder / 'executed'
         WRITERS['in meta'](path, f'touch {witness}')
         arguments = route_arguments(folder, shapes_root, path)[route]
-        calls.append(Call([*arguments[:2], '--trust-checkpoint', *arguments[2:]], str(folder)))
-        told.append((route, path, witness))
+        calls.append(Call([*arguments, '--trust-checkpoint'], str(folder)))
+        told.append((route, folder / 'reported/best_1.pth' if route == 'report' else path, witness))
     for outcome, (route, path, witness) in zip(run_all(calls, limit=30), told, strict=True):
         assert f'WARNING: --trust-checkpoint: reading {path} WITH CODE ALLOWED' in outcome.stderr, (route, outcome.stderr[-2000:])
         assert witness.exists(), route
