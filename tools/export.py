@@ -63,6 +63,7 @@ def export_pictures(model: nn.Module, classes: list[str], args: argparse.Namespa
 
     images = [image.to(torch.uint8) for image in pictures(args)]
     if not args.checkpoint:
+        print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(model, lambda: picture_model(model)[1](images[0]))
     module, own, batched = picture_model(model)
     notes = dict(classes=json.dumps(classes), config=Path(args.config).name, input='uint8 RGB, any height and width')
@@ -96,6 +97,7 @@ def export_backbone(backbone: nn.Module, args: argparse.Namespace) -> None:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     images = [(image - mean) / std for image in pictures(args)]
     if not args.checkpoint:
+        print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(backbone, lambda: backbone(images[0]))
     example = torch.cat([images[0]] * 2)  # two, as one would be taken for a size that never changes
     names = [f'stride{stride}' for stride in backbone.out_strides]
@@ -171,11 +173,10 @@ def main(args: argparse.Namespace) -> None:
     if min(args.shape) < 64:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
     model, classes = load_model(args)
-    if not args.checkpoint:
-        print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
     if args.format == 'pretrained':
         model.save_pretrained(args.out)
-        print(f'Wrote {args.out}: {type(model).__name__}.from_pretrained({str(args.out)!r}) builds it.')
+        weights = '' if args.checkpoint else ', random weights'
+        print(f'Wrote {args.out}{weights}: {type(model).__name__}.from_pretrained({str(args.out)!r}) builds it.')
     elif args.backbone_only:
         export_backbone(model, args)
     else:
