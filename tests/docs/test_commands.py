@@ -23,7 +23,8 @@ SMALLER = {
     ' mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py': '',
     'compare_coco_metrics.py --images 1000': 'compare_coco_metrics.py --images 8',
     'RAVLT_S.pth --backbone-only': 'backbone.pth --backbone-only',
-    '--tile 1024': '--tile 128', '--classes car truck': '--classes star circle', '--point 320 240': '--point 32 24',
+    '--shape 256 320': '--shape 64 96', '--tile 1024': '--tile 128',
+    '--classes car truck': '--classes star circle', '--point 320 240': '--point 32 24',
 }
 ADDED = {
     'make_shapes.py': ' data/more --train 4 --val 2',
