@@ -1,6 +1,8 @@
 """The synchronised batch norm over gloo against PyTorch's BatchNorm on the whole batch in one process."""
 
 import copy
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,14 +86,21 @@ def process(rank: int, ranks: int, folder: str) -> None:
     wrapped = nn.parallel.DistributedDataParallel(gather_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.SyncBatchNorm(3))))
     wrapped(torch.rand(2, 3, 4, 4)).square().sum().backward()
     torch.save(results, Path(folder, f'{rank}.pt'))
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(0)  # gloo's threads may keep a process from ending
 
 
 @pytest.fixture(scope='module', params=[2, 3])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each process computed, by case."""
     folder = tmp_path_factory.mktemp('gloo')
-    multiprocessing.spawn(process, (request.param, str(folder)), nprocs=request.param)
+    started = multiprocessing.spawn(process, (request.param, str(folder)), nprocs=request.param, join=False)
+    deadline = time.monotonic() + 300
+    while not started.join(timeout=1):
+        if time.monotonic() > deadline:
+            for one in started.processes:
+                one.kill()
+            pytest.fail('the processes wait for one another')
     return [torch.load(folder / f'{rank}.pt') for rank in range(request.param)]
 
 
