@@ -1,10 +1,7 @@
 """What a config's pipeline makes of its data: pictures as they are and as they are trained on, and histograms of all."""
 
-import contextlib
-import io
 import json
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -13,13 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 from pycocotools import mask as masks
 from torch.utils.data import Dataset
 
-from ralamala_mm.engine import DependableRunner
 from ralamala_mm.engine.evaluation import is_segmentation
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import write_in_one_move
@@ -29,34 +24,11 @@ from .data_statistics import SIZES, Statistics
 from .detections import Objects, compressed
 from .drawing import caption, draw_classes, draw_objects, palette_of, resize
 from .pictures import tile
+from .samples import spread
 
 SIDE = 360  # pixels of a picture's longer side on a sheet, or nearly so
 ROWS = 5  # pictures on a sheet
 _MOST_BARS = 60  # classes in the picture of their histogram
-
-
-def build_dataset(config: Config, part: str) -> Dataset:
-    """The data set that a config's data loader reads.
-
-    Args:
-        config: with data that is there.
-        part: 'train', 'val' or 'test'.
-
-    Raises:
-        UserError: the config has no such part, or its files cannot be used.
-    """
-    loader = config.get(f'{part}_dataloader')
-    if not loader:
-        raise UserError(f'the config has no {part}_dataloader: --part names another')
-    import_module(f'{config.default_scope}.datasets')
-    quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
-    with DefaultScope.overwrite_default_scope(config.default_scope), quiet:
-        return DependableRunner.build_dataloader(dict(loader, num_workers=0, persistent_workers=False)).dataset
-
-
-def spread(number: int, available: int) -> list[int]:
-    """Up to `number` indices below `available`, as far apart as can be."""
-    return np.unique(np.linspace(0, available - 1, min(number, available)).round().astype(int)).tolist()
 
 
 def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:

@@ -1,7 +1,5 @@
 """Detection in large pictures: by tiles, and once in the picture made small, for what is larger than a tile."""
 
-from collections.abc import Callable, Sequence
-
 import cv2
 import numpy as np
 import torch
@@ -9,10 +7,9 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from .masks import RunLengths, encode, encode_at
 from .merging import Pieces, concatenate, merge
-from .tiling import Window, batches, windows_of
+from .tiling import Infer, Window, predict_windows, windows_of
 
 _BORDER = 0.02  # of a tile: a box that comes so near to its border is taken for cut
-Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]
 
 
 def detect_in_tiles(infer: Infer, picture: np.ndarray, tile: int, overlap: int, batch_size: int) -> BaseDataElement:
@@ -34,9 +31,8 @@ def detect_in_tiles(infer: Infer, picture: np.ndarray, tile: int, overlap: int, 
         return sample
     sample, found = _in_small(infer, picture, tile, overlap)
     parts = [found]
-    for batch in batches(windows, batch_size):
-        predicted = infer([window.of(picture) for window in batch])
-        parts += [_pieces(piece, window, height, width, tile) for piece, window in zip(predicted, batch, strict=True)]
+    predicted = predict_windows(infer, picture, windows, batch_size)
+    parts += [_pieces(piece, window, height, width, tile) for piece, window in zip(predicted, windows, strict=True)]
     merged = merge(concatenate(parts))
     instances = InstanceData(bboxes=merged.boxes, scores=merged.scores, labels=merged.labels)
     if merged.masks is not None:

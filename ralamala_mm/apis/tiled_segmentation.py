@@ -1,7 +1,7 @@
 """Segmentation of large pictures: tiles whose logits are blended over the overlap, in memory that does not grow with height."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from .tiling import Window, batches, windows_of
-
-Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]
+from .tiling import Infer, Window, predict_windows, windows_of
 
 
 def segment_in_tiles(infer: Infer, model: nn.Module, picture: np.ndarray, tile: int, overlap: int,
@@ -37,12 +35,8 @@ def segment_in_tiles(infer: Infer, model: nn.Module, picture: np.ndarray, tile: 
             del sample.seg_logits
         return sample
 
-    def logits() -> Iterator[Tensor]:
-        for batch in batches(windows, batch_size):
-            for sample in infer([window.of(picture) for window in batch]):
-                yield _logits(sample, model)
-
-    labels = blend(logits(), windows, height, width)
+    logits = (_logits(sample, model) for sample in predict_windows(infer, picture, windows, batch_size))
+    labels = blend(logits, windows, height, width)
     return SegDataSample(pred_sem_seg=PixelData(data=labels[None]), metainfo=dict(ori_shape=(height, width)))
 
 

@@ -1,13 +1,15 @@
-"""Where the tiles of a large picture lie."""
+"""Where the tiles of a large picture lie, and what is predicted in each."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mmengine.structures import BaseDataElement
 
 from ralamala_mm.errors import OptionError
 
+Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]  # predicts pictures as a whole
 SMALLEST = 32  # pixels of a tile: the coarsest stride of the backbones
 
 
@@ -55,8 +57,8 @@ def windows_of(height: int, width: int, tile: int, overlap: int) -> list[Window]
             for y in starts(height, tile, overlap) for x in starts(width, tile, overlap)]
 
 
-def batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
-    """So many windows at a time."""
+def predict_windows(infer: Infer, picture: np.ndarray, windows: Sequence[Window], size: int) -> Iterator[BaseDataElement]:
+    """What is predicted in each window, so many at a time."""
     remaining = iter(windows)
     while batch := list(itertools.islice(remaining, size)):
-        yield batch
+        yield from infer([window.of(picture) for window in batch])

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-SMOOTHING = 0.05  # weight of the newest iteration in the time left and the loss
+SMOOTHING = 0.05  # weight of the newest iteration in the time left
 _REWRITE = 0.2  # seconds between two states of the line on a terminal
 _HEADLINES = ('_mAP', 'mIoU')  # how the metrics end that are shown in the line
 
@@ -120,7 +120,8 @@ class ProgressHook(Hook):
     def _show_metrics(self, when: str, metrics: dict[str, float] | None) -> None:
         values = [f'{name.split("/")[-1]} {value:.3f}' for name, value in (metrics or {}).items() if name.endswith(_HEADLINES)]
         self._metrics = ''.join(f', {value}' for value in values)
-        self._show(f'  {when}: {", ".join(values)}', True)
+        if self._is_due(important=True):
+            self._show(f'  {when}: {", ".join(values)}', True)
 
     def _show_evaluation(self, done: int, total: int) -> None:
         if self._is_due():
@@ -132,8 +133,6 @@ class ProgressHook(Hook):
         return is_main_process() and (important or time.monotonic() - self._last >= pause)
 
     def _show(self, text: str, important: bool = False) -> None:
-        if not self._is_due(important):
-            return
         self._last = time.monotonic()
         if self.rewrites:
             wipe_line()

@@ -78,15 +78,21 @@ def image_is_a_folder(folder: Path, shapes_root: Path) -> list[str]:
     return named_by_config(folder, root)
 
 
+def changed(root: Path, part: str, change: Callable[[dict], object]) -> Path:
+    """The annotation file of a part of a copy, after a change in place."""
+    path = root / f'annotations/instances_{part}.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
 def annotations(change: Callable[[dict], object], by_config: bool = False) -> Callable:
     """Annotations of the training part after a change in place."""
 
     def make(folder: Path, shapes_root: Path) -> list[str]:
         root = copied(folder, shapes_root)
-        path = root / 'annotations/instances_train.json'
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
+        changed(root, 'train', change)
         return named_by_config(folder, root) if by_config else train(folder, data=root)
 
     return make
@@ -101,10 +107,7 @@ def validation(change: Callable[[dict], object]) -> Callable:
 
     def make(folder: Path, shapes_root: Path) -> list[str]:
         root = copied(folder, shapes_root)
-        path = root / 'annotations/instances_val.json'
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
+        path = changed(root, 'val', change)
         arguments = train(folder, *(f'{mode}_dataloader.dataset.data_root={root}' for mode in ('train', 'val')),
                           f'val_evaluator.ann_file={path}', 'train_cfg.val_interval=1')
         return [argument for argument in arguments if argument != '--no-validate']

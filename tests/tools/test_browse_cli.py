@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralamala_mm.analysis.browsing import build_dataset, count_data, draw_sheets, write_statistics
+from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statistics
 from ralamala_mm.analysis.drawing import palette_of
+from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.datasets import set_data_root, use_checked_loading
 from ralamala_mm.engine import load_config
 

@@ -1,11 +1,8 @@
 """Predictions of a run's weights on its validation data, beside the annotations."""
 
-import contextlib
 import copy
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -21,6 +18,7 @@ from torch.utils.data import Dataset, Subset
 
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
 from ralamala_mm.analysis.drawing import palette_of
+from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
@@ -87,10 +85,10 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str | No
     model = build_model(config)
     load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), family=recorded_family(content), complete=True)
     model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    dataset = _build_dataset(config, mode)
+    dataset = build_dataset(config, mode)
     classes = tuple(dataset.metainfo['classes'])
     found = Predictions(checkpoint, classes, palette_of(dataset.metainfo), len(dataset))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
+    chosen = spread(images, len(dataset))
     found.pictures = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model, config.default_scope))
     if not run.segments:
         found.has_masks = all(picture.predicted.outlines is not None and picture.truth.outlines is not None
@@ -110,14 +108,6 @@ def _evaluation_config(run: Run, data: str | None, classes: tuple[str, ...] | No
     check_paths(config, (mode,))
     use_checked_loading(config)
     return config, mode
-
-
-def _build_dataset(config: Config, mode: str) -> Dataset:
-    import_module(f'{config.default_scope}.datasets')
-    quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
-    with DefaultScope.overwrite_default_scope(config.default_scope), quiet:
-        loader = DependableRunner.build_dataloader(dict(config[f'{mode}_dataloader'], num_workers=0, persistent_workers=False))
-    return loader.dataset
 
 
 def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int], model: nn.Module,

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import ROOT, blocks
+
 README = (ROOT / 'README.md').read_text()
-BLOCKS = re.findall(r'```(\w+)\n(.*?)```', README, re.DOTALL)
 
 
 def code(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+    return blocks(ROOT / 'README.md', language)
 
 
 def test_there_are_blocks_to_check():
