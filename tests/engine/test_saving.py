@@ -178,6 +178,7 @@ found = waiting_gradients(runner)
 assert {name: value.tolist() for name, value in found.items()} == {'both': [1.5, 1.5], 'one': [0.5]}, found
 wrapper._inner_count = 2
 assert waiting_gradients(runner) == {}
+distributed.destroy_process_group()  # gloo's threads end a process that leaves them running, at times with SIGABRT
 """
     processes = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(rank), str(tmp_path / 'meet')],
                                   stderr=subprocess.PIPE, text=True) for rank in range(2)]
