@@ -126,7 +126,8 @@ def check_file(path: Path, location: str) -> None:
         UserError: it is missing, a folder, or empty.
     """
     if not path.exists():
-        raise UserError(f'checkpoint {location} does not exist{near_names(path, "*.pth")}')
+        home = '; ~ stands for nothing here, write the whole path' if location.startswith('~') else ''
+        raise UserError(f'checkpoint {location} does not exist{near_names(path, "*.pth")}{home}')
     if path.is_dir():
         raise UserError(f'checkpoint {location} is a folder; name a .pth file in it')
     if path.stat().st_size == 0:

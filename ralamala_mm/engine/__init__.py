@@ -22,13 +22,13 @@ from .progress import use_progress_line
 from .recorders import RECORDERS, use_recorders
 from .resuming import use_resume
 from .runner import DependableRunner, build_runner
-from .saving import claim_folders
+from .saving import checkpoint_folder, claim_folders
 from .work_dir import claim_work_dir
 
 __all__ = [
     'RECORDERS', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
-    'check_process_count', 'claim_folders', 'claim_work_dir', 'drop_validation', 'launched_rank', 'load_config',
-    'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp', 'use_auto_scale_lr',
-    'use_detection_output', 'use_pictures', 'use_progress_line', 'use_recorders', 'use_resume', 'use_segmentation_output',
-    'use_test_time_augmentation',
+    'check_process_count', 'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation', 'launched_rank',
+    'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp',
+    'use_auto_scale_lr', 'use_detection_output', 'use_pictures', 'use_progress_line', 'use_recorders', 'use_resume',
+    'use_segmentation_output', 'use_test_time_augmentation',
 ]

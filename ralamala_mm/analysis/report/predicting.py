@@ -22,7 +22,7 @@ from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
-from ralamala_mm.engine import DependableRunner, build_model
+from ralamala_mm.engine import DependableRunner, build_model, checkpoint_folder
 from ralamala_mm.errors import UserError
 
 from .runs import Run
@@ -79,7 +79,7 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str | No
     Raises:
         UserError: weights or data are missing, or do not fit the config.
     """
-    checkpoint = choose_checkpoint(run.folder)
+    checkpoint = choose_checkpoint(checkpoints_of(run))
     content = read_checkpoint(str(checkpoint))
     config, mode = _evaluation_config(run, data, recorded_classes(content))
     model = build_model(config)
@@ -94,6 +94,16 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str | No
         found.has_masks = all(picture.predicted.outlines is not None and picture.truth.outlines is not None
                               for picture in found.pictures)
     return found
+
+
+def checkpoints_of(run: Run) -> Path:
+    """The folder of a run's checkpoints: its work directory, wherever that was moved to, or the one that its config names.
+
+    Those in a store are looked for in the work directory too, into which they have to be copied.
+    """
+    work_dir = run.config.get('work_dir')
+    folder = checkpoint_folder(run.config) if work_dir else None
+    return run.folder if folder == work_dir or '://' in folder else Path(folder)
 
 
 def _evaluation_config(run: Run, data: str | None, classes: tuple[str, ...] | None) -> tuple[Config, str]:

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from made_up_runs import CLASSES, PALETTE, write_session, write_work_dir
+from mmengine.config import Config
 
 from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
 from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
-from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, choose_checkpoint
-from ralamala_mm.analysis.report.runs import read_run
+from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
+from ralamala_mm.analysis.report.runs import Run, read_run
 from ralamala_mm.analysis.report.segmentation import evaluate_segmentations
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
@@ -157,6 +158,15 @@ def test_the_best_checkpoint_comes_first(tmp_path: Path):
     assert choose_checkpoint(tmp_path).name == 'best_coco_bbox_mAP_epoch_3.pth'
     (tmp_path / 'best_coco_bbox_mAP_epoch_3.pth').write_bytes(b'PK')
     assert choose_checkpoint(tmp_path).name == 'epoch_9.pth'
+
+
+@pytest.mark.parametrize(('out_dir', 'expected'), [
+    (None, 'moved'), ('disk', 'disk/run'), ('s3://bucket/runs', 'moved')])
+def test_where_the_checkpoints_are(tmp_path: Path, out_dir: str | None, expected: str):
+    config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=dict(
+        type='CheckpointHook', out_dir=out_dir and (out_dir if '://' in out_dir else str(tmp_path / out_dir))))))
+    assert checkpoints_of(Run(tmp_path / 'moved', config, 'config.py')) == tmp_path / expected
+    assert checkpoints_of(Run(tmp_path / 'moved', Config({}), 'config.py')) == tmp_path / 'moved'
 
 
 def test_half_a_line_is_no_entry(tmp_path: Path):
