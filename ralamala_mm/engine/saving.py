@@ -119,6 +119,13 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     return gradients
 
 
+def _goes_by_metrics(runner: Runner) -> bool:
+    """Whether a scheduler, such as MMEngine's ReduceOnPlateauLR, takes a step at each validation."""
+    groups = runner.param_schedulers
+    groups = groups.values() if isinstance(groups, dict) else [groups or []]
+    return any(getattr(scheduler, 'need_val_args', False) for schedulers in groups for scheduler in schedulers)
+
+
 def _first_says(fact: bool) -> bool:
     """What holds in the first process, which alone writes: all do the same then. All processes have to call this."""
     answer = torch.tensor(int(fact))
@@ -185,6 +192,12 @@ class DependableCheckpointHook(CheckpointHook):
         meta['batches'] = (getattr(runner.train_loop, 'batches_done', 0) if begun else 0, len(loader))
         if self._gradients:
             checkpoint[GRADIENTS] = self._gradients
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Saves again what was saved just before the validation, if a schedule went by the metrics."""
+        super().after_val_epoch(runner, metrics)
+        if metrics and self.saved_iter == runner.iter and _goes_by_metrics(runner):
+            self._save(runner, os.path.basename(self.last_ckpt), dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_train(self, runner: Runner) -> None:
         if self.failures:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from toy_training import run_toy, run_two, states, toy_config
 
@@ -146,6 +147,37 @@ def test_a_signal_during_a_validation_without_a_checkpoint(settings: dict, tmp_p
     resumed = run_toy(toy_config(tmp_path / 'stopped', **settings), 'auto')
     assert_same(states(alone), states(resumed))
     assert not (tmp_path / 'stopped' / 'interrupted.pth').exists()
+
+
+@pytest.mark.parametrize('settings', [
+    {}, {'default_hooks.checkpoint.interval': 4},
+    {'default_hooks.checkpoint.save_best': 'mean_acc', 'default_hooks.checkpoint.rule': 'less'}])
+def test_killed_just_after_a_validation(settings: dict, tmp_path: Path):
+    """What a schedule made of the metric is not lost, and not made twice."""
+    class KilledError(Exception):
+        pass
+
+    class Kill(Hook):
+        def __init__(self, after: int):
+            self.after = after
+
+        def before_train_epoch(self, runner) -> None:
+            if runner.iter == self.after:
+                raise KilledError
+
+    def config(folder: str) -> Config:
+        made = toy_config(tmp_path / folder, length=8, **settings)
+        made.param_scheduler = dict(type='ReduceOnPlateauLR', monitor='mean_acc', rule='greater', patience=0, threshold=99.0,
+                                    threshold_rule='abs')
+        return made
+
+    alone = run_toy(config('alone'))
+    for after in (10, 20):
+        with pytest.raises(KilledError):
+            run_toy(config('killed'), 'auto', [Kill(after)])
+    resumed = run_toy(config('killed'), 'auto')
+    assert resumed.optim_wrapper.get_lr()['lr'] == [pytest.approx(1e-4)]  # ten times less at two validations
+    assert_same(states(alone), states(resumed))
 
 
 def test_a_signal_just_before_a_validation(tmp_path: Path):
