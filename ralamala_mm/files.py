@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it can only be read by setting it
-UNFINISHED = '.unfinished'  # suffix of files that are being written, and of what a killed process left of them
+UNFINISHED = '.unfinished'  # suffix of files and folders that are being written, and of what a killed process left of them
 
 
 # What file systems answer that keep names and contents together and cannot synchronise a folder.
@@ -28,7 +29,8 @@ def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=UNFINISHED, dir=path.parent)
+    # A name may be as long as the file system allows; 50 letters of it leave room for the rest in any alphabet.
+    handle, name = tempfile.mkstemp(prefix=f'.{path.name[:50]}.', suffix=UNFINISHED, dir=path.parent)
     try:
         os.close(handle)
         write(Path(name))
@@ -58,6 +60,9 @@ def _synchronise(path: Path | str) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left unfinished; only where nobody else writes."""
+    """Removes files and folders that killed processes left unfinished; only where nobody else writes."""
     for path in folder.glob(f'.*{UNFINISHED}'):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
