@@ -17,14 +17,18 @@ def use_recorders(config: Config, names: list[str]) -> None:
 
     Args:
         config: changed in place.
-        names: of `RECORDERS`. TensorBoard's files lie in WORK_DIR/TIMESTAMP/vis_data; Weights & Biases takes its account
-            and mode from its own environment variables (`WANDB_MODE=offline`), and the run is named after the work directory.
+        names: of `RECORDERS`; without any the config stays as it is. TensorBoard's files lie in WORK_DIR/TIMESTAMP/vis_data;
+            Weights & Biases takes its account and mode from its own environment variables (`WANDB_MODE=offline`), and the run
+            is named after the work directory.
 
     Raises:
         UserError: the package is not installed.
     """
+    if not names:
+        return
     visualizer = config.get('visualizer') or dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
-    backends = list(visualizer.get('vis_backends') or [])
+    backends = visualizer.get('vis_backends') or []
+    backends = [backends] if isinstance(backends, dict) else list(backends)
     for name in dict.fromkeys(names):
         kind, package = _BACKENDS[name]
         if find_spec(package) is None:

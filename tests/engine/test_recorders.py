@@ -39,6 +39,21 @@ def test_the_configs_own_settings_stay(monkeypatch: pytest.MonkeyPatch):
     assert config_without.visualizer.vis_backends[-1].init_kwargs == dict(project='ralamala_mm', name='a')
 
 
+@pytest.mark.parametrize('visualizer', [None, dict(type='Visualizer'), dict(
+    type='Visualizer', vis_backends=dict(type='LocalVisBackend'))], ids=['none', 'no backends', 'one backend'])
+def test_without_names_nothing_changes(visualizer: dict | None):
+    config = Config(dict(work_dir='a') if visualizer is None else dict(work_dir='a', visualizer=visualizer))
+    before = config.to_dict()
+    use_recorders(config, [])
+    assert config.to_dict() == before
+
+
+def test_one_backend_without_a_list():
+    config = Config(dict(work_dir='a', visualizer=dict(type='Visualizer', vis_backends=dict(type='LocalVisBackend'))))
+    use_recorders(config, ['tensorboard'])
+    assert [backend.type for backend in config.visualizer.vis_backends] == ['LocalVisBackend', 'TensorboardVisBackend']
+
+
 @pytest.mark.parametrize('name', RECORDERS)
 def test_without_the_package(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(recorders, 'find_spec', lambda package: None)
