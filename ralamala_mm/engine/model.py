@@ -19,8 +19,11 @@ def build_model(config: Config) -> nn.Module:
     """
     if 'model' not in config:
         raise UserError(f'config {config.filename} has no model')
+    model, preprocessor = copy.deepcopy((config.model, config.get('data_preprocessor')))
+    if preprocessor is not None:
+        model.setdefault('data_preprocessor', preprocessor)  # as MMEngine's runner does
     scope = config.get('default_scope') or 'mmengine'
     if scope in ('mmdet', 'mmseg'):
         import_module(f'{scope}.models')
     with DefaultScope.overwrite_default_scope(scope):
-        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
+        return revert_sync_batchnorm(MODELS.build(model)).eval()
