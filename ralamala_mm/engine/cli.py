@@ -132,7 +132,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
             tell(error, rank)
         _exit_at_once(error.exit_code if stopped_together else 1)
     except Exception as error:
-        sentence = explain_failure(error) or explain_building(error)
+        sentence = explain_failure(error, args) or explain_building(error)
         if args.traceback or not sentence:
             raise
         tell(UserError(sentence), rank)

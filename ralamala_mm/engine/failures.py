@@ -1,33 +1,46 @@
 """What PyTorch raises when the machine fails rather than the program, in a sentence that says what to do."""
 
 import re
+from collections.abc import Container
 
-_MEMORY = ('the memory is full: lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True; --resume '
-           'goes on from the newest checkpoint')
-# (what the error's text holds, what is told); the first that matches counts.
-_KNOWN = (
+# What the error's type and text hold; what is told; what may be done in any tool; and what where a tool has the option,
+# of which `resume` is the training's. The first that matches counts.
+_FAILURES = (
     (r'DataLoader worker \(pid\S* [\d, ]+\).*(?:signal|exited unexpectedly)',
-     'a data loader worker died, most often for want of memory: lower train_dataloader.num_workers, or give the job more memory '
-     '(/dev/shm too); --resume goes on from the newest checkpoint'),
+     'a data loader worker died, most often for want of memory', 'give the job more memory (/dev/shm too)',
+     dict(resume='lower train_dataloader.num_workers', workers='lower --workers')),
     (r'(?:CUDA|HIP) out of memory',
-     'the GPU\'s memory is full: lower train_dataloader.batch_size (with --auto-scale-lr), or set model.backbone.with_cp=True or '
-     '--amp; --resume goes on from the newest checkpoint'),
+     "the GPU's memory is full", 'take smaller pictures',
+     dict(resume='lower train_dataloader.batch_size (with --auto-scale-lr), or set model.backbone.with_cp=True or --amp',
+          batch_size='lower --batch-size', tile='predict smaller tiles with --tile', device='take --device cpu')),
     (r'No space left on device|Disk quota exceeded',
-     'the disk of the work directory, or of /tmp, is full: make room there; --resume goes on from the newest checkpoint'),
-    (r'DefaultCPUAllocator: can\'t allocate memory|Cannot allocate memory', _MEMORY),
+     'the disk that is written to, /tmp or /dev/shm is full', 'make room there', {}),
+    (r"MemoryError: |DefaultCPUAllocator: can't allocate memory|Cannot allocate memory",
+     'the memory is full', 'give the job more',
+     dict(resume='lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True',
+          batch_size='lower --batch-size', tile='predict smaller tiles with --tile', workers='lower --workers')),
+    (r'^BrokenPipeError: ',
+     'a pipe broke', 'see why what read this output, or a process of its own, has ended', {}),
     (r'Connection (?:closed|reset) by peer|gloo.*(?:[Tt]imed? ?out|closure)|ncclRemoteError|NCCL communicator was aborted|'
      r'Watchdog caught collective operation timeout|Broken pipe',
-     'another process of this training was lost, or did not answer in time (env_cfg.dist_cfg.timeout, in seconds); what it said '
-     'last tells why, and --resume goes on from the newest checkpoint'),
+     'a connection to another process or machine was lost, or not answered in time', 'try again',
+     dict(launcher='see what the other processes said last, or set env_cfg.dist_cfg.timeout to more seconds')),
 )
 
 
-def explain_failure(error: BaseException) -> str | None:
-    """A sentence for a failure of the machine; None for anything else, which is to be shown with its frames."""
+def explain_failure(error: BaseException, options: Container[str] = ()) -> str | None:
+    """A sentence for a failure of the machine; None for anything else, which is to be shown with its frames.
+
+    Args:
+        error: what was raised.
+        options: the tool's, such as its parsed arguments; no other is advised.
+    """
     if not isinstance(error, RuntimeError | OSError | MemoryError):
         return None
-    if isinstance(error, MemoryError):
-        return _MEMORY
-    if isinstance(error, BrokenPipeError):
-        return 'a pipe broke: what read this output, or a process of its own, has ended; --resume goes on'
-    return next((sentence for pattern, sentence in _KNOWN if re.search(pattern, str(error), re.DOTALL)), None)
+    text = f'{type(error).__name__}: {error}'
+    for pattern, what, in_any_tool, by_option in _FAILURES:
+        if re.search(pattern, text, re.DOTALL):
+            remedies = [remedy for option, remedy in by_option.items() if option in options]
+            goes_on = '; --resume goes on from the newest checkpoint' if 'resume' in options else ''
+            return f'{what}: {", or ".join([*remedies, in_any_tool])}{goes_on}'
+    return None

@@ -1,0 +1,64 @@
+"""What is told when the machine fails: what the tool at hand can do about it, and nothing else."""
+
+import errno
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from ralamala_mm.engine.failures import explain_failure
+
+TRAIN = Namespace(resume=None, launcher='none', cfg_options=None)
+INFER = Namespace(batch_size=4, tile=None, device='auto')
+FAILURES = [
+    RuntimeError('DataLoader worker (pid 12) is killed by signal: Killed.'), RuntimeError('CUDA out of memory. Tried …'),
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("DefaultCPUAllocator: can't allocate memory: …"),
+    MemoryError(), BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)),
+    ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), RuntimeError('gloo: Timed out waiting')]
+
+
+@pytest.mark.parametrize('failure', FAILURES, ids=lambda failure: str(failure)[:20] or 'MemoryError')
+def test_remedies_are_the_tools_own(failure: Exception):
+    in_training, elsewhere = explain_failure(failure, TRAIN), explain_failure(failure, INFER)
+    assert in_training.endswith('; --resume goes on from the newest checkpoint')
+    for word in ('resume', 'train', 'with_cp', '--amp', 'env_cfg'):
+        assert word not in elsewhere
+    for option in ('--batch-size', '--tile', '--device'):
+        assert option not in in_training
+    assert in_training.split(':')[0] == elsewhere.split(':')[0]
+
+
+def test_sentences():
+    assert explain_failure(FAILURES[1], INFER) == (
+        "the GPU's memory is full: lower --batch-size, or predict smaller tiles with --tile, or take --device cpu, "
+        'or take smaller pictures')
+    assert explain_failure(FAILURES[1]) == "the GPU's memory is full: take smaller pictures"
+    assert 'train_dataloader.batch_size' in explain_failure(FAILURES[1], TRAIN)
+    assert explain_failure(FAILURES[2], INFER) == 'the disk that is written to, /tmp or /dev/shm is full: make room there'
+    assert explain_failure(FAILURES[4], INFER).startswith('the memory is full: lower --batch-size')
+    assert explain_failure(FAILURES[5], INFER).startswith('a pipe broke')
+
+
+@pytest.mark.parametrize('error', [RuntimeError('mat1 and mat2 cannot be multiplied'), ValueError('CUDA out of memory')])
+def test_anything_else_is_shown_with_its_frames(error: Exception):
+    assert explain_failure(error, TRAIN) is None
+
+
+def test_a_tool_tells_its_own():
+    code = """
+import argparse
+from ralamala_mm.engine import run
+
+def fill_the_memory(args):
+    raise MemoryError
+
+parser = argparse.ArgumentParser()
+parser.add_argument('--batch-size')
+parser.add_argument('--traceback', action='store_true')
+run(parser, fill_the_memory)
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == 'error: the memory is full: lower --batch-size, or give the job more.'
