@@ -7,47 +7,47 @@ export.py configs/maskrcnn_ravlt_s.py RAVLT_S.pth --backbone-only --format pretr
 import argparse
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
 from torch import Tensor, nn
 
-from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes
+from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 
-FORMATS = ('onnx', 'torch-export', 'torchscript', 'pretrained')
+SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2', 'torchscript': '.pt'}
+FORMATS = (*SUFFIXES, 'pretrained')
 
 
-def load_model(args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
-    """The config's model, or its backbone, with the checkpoint's weights; and the classes that they know."""
+def build(args: argparse.Namespace) -> nn.Module:
+    """The config's model with the checkpoint's weights; with `--backbone-only` the backbone's alone."""
     config = load_config(args.config, args.cfg_options)
-    if 'model' in config and 'backbone' in config.model:
-        config.model.backbone.pretrained = None
+    if config.get('model', {}).get('backbone', {}).get('compile'):
+        config.model.backbone.compile = False  # nothing can be traced through torch.compile
     torch.manual_seed(0)
+    if not args.backbone_only:
+        from ralamala_mm.apis import load_model
+
+        return load_model(config, args.checkpoint, 'cpu')
     model = build_model(config)
-    if args.backbone_only:
-        if args.checkpoint:
-            print(load_backbone_checkpoint(model.backbone, args.checkpoint))
-        return model.backbone, []
-    if not args.checkpoint:
-        return model, []
-    content = read_checkpoint(args.checkpoint)
-    print(load_weights(model, find_weights(content, args.checkpoint), args.checkpoint, complete=True))
-    return model, list(recorded_classes(content) or [])
+    if not isinstance(getattr(model, 'backbone', None), HybridVisionTransformer):
+        raise UserError(f'--backbone-only exports a RAVLT or MALA, and the backbone of {args.config} is neither')
+    if args.checkpoint:
+        print(load_backbone_checkpoint(model.backbone, args.checkpoint))
+    return model
 
 
 def pictures(args: argparse.Namespace) -> list[Tensor]:
     """The picture to trace and check with, in the shape asked for and in another one: `[1, 3, H, W]`, RGB, 0 to 255."""
     height, width = args.shape
     if args.image:
-        import mmcv
+        from ralamala_mm.export.pictures import read_picture
 
-        picture = mmcv.imread(str(args.image), channel_order='rgb')
-        picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+        picture = torch.from_numpy(read_picture(args.image)).permute(2, 0, 1)[None].float()
     else:
         torch.manual_seed(0)
         picture = 255 * nn.functional.interpolate(torch.rand(1, 3, height // 16 + 2, width // 16 + 2), (height, width))
@@ -55,47 +55,55 @@ def pictures(args: argparse.Namespace) -> list[Tensor]:
     return [nn.functional.interpolate(picture, shape, mode='bilinear', antialias=True).round().clamp(0, 255) for shape in shapes]
 
 
-def export_pictures(model: nn.Module, classes: list[str], args: argparse.Namespace) -> None:
-    """A detector or segmentor end to end, into ONNX."""
+def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
+    """A detector or segmentor end to end, into ONNX.
+
+    Raises:
+        UserError: it cannot be exported, or finds nothing by which its file could be checked.
+    """
     from ralamala_mm.export import picture_model, write_onnx
     from ralamala_mm.export.checking import compare_results, scale_random_weights
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 
-    images = [image.to(torch.uint8) for image in pictures(args)]
+    images = [image.to(torch.uint8) for image in images]
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(model, lambda: picture_model(model)[1](images[0]))
     module, own, batched = picture_model(model)
-    notes = dict(classes=json.dumps(classes), config=Path(args.config).name, input='uint8 RGB, any height and width')
+    with path_of_attention(None):
+        results = [own(image) for image in images]
+    if 'boxes' in module.outputs and not any(len(found['boxes']) for found in results):
+        setting = f'model.test_cfg{".rcnn" if hasattr(model, "roi_head") else ""}.score_thr'
+        raise UserError(f'the model finds nothing in {args.image or "a picture of noise"}, and so its file could not be checked: '
+                        f'give --image with a picture of its objects, or a lower threshold, --cfg-options {setting}=0.001')
+    notes = dict(classes=json.dumps(model.dataset_meta['classes']), config=Path(args.config).name,
+                 input='uint8 RGB, any height and width')
 
     def differences(path: Path):
         session = onnx_session(path)
-        for image in images:
-            with path_of_attention(None):
-                expected = own(image)
+        for image, expected in zip(images, results, strict=True):
             with path_of_attention('naive'):
                 rounding = compare_results(expected, own(image))
             what = f'{len(expected["boxes"])} detections' if 'boxes' in expected else f'{expected["classes"].numel()} pixels'
-            if 'boxes' in expected and not len(expected['boxes']):
-                what += ' (nothing to compare: give a trained checkpoint, and --image with something in it)'
             found = dict(zip(module.outputs, session(image), strict=True))
             yield image, what, compare_results(expected, found), rounding
 
-    write_checked(args.out, lambda path: write_onnx(module, images[0], path, module.outputs, batched, notes), differences)
+    write_checked(args, lambda path: write_onnx(module, images[0], path, module.outputs, batched, notes), differences)
     report_times(args, lambda: own(images[0]), onnx_session, images[0])
     print(f'image: uint8 RGB [{"batch" if batched else 1}, 3, height, width] → {", ".join(module.outputs)}')
     print('In the graph: normalisation, padding, post-processing. Not in it: resizing of the picture'
           f'{"" if batched else ", and batches"}.')
 
 
-def export_backbone(backbone: nn.Module, args: argparse.Namespace) -> None:
-    """A backbone alone: normalised images to maps."""
+def export_backbone(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
+    """A model's backbone alone: normalised images to maps."""
     from ralamala_mm.export import write_exported_program, write_onnx, write_torchscript
     from ralamala_mm.export.checking import compare_maps, scale_random_weights
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
+    from ralamala_mm.export.pictures import Normalisation
 
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
-    images = [(image - mean) / std for image in pictures(args)]
+    backbone = model.backbone
+    images = list(map(Normalisation(model.data_preprocessor), images))
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(backbone, lambda: backbone(images[0]))
@@ -117,7 +125,7 @@ def export_backbone(backbone: nn.Module, args: argparse.Namespace) -> None:
                     rounding = compare_maps(expected, backbone(image))
             yield image, f'{len(expected)} maps', compare_maps(expected, tuple(found)), rounding
 
-    write_checked(args.out, write, differences)
+    write_checked(args, write, differences)
     report_times(args, lambda: backbone(images[0]), load, images[0])
     print(f'image: float [batch, 3, height, width], normalised → {", ".join(names)}')
 
@@ -134,7 +142,8 @@ def report_times(args: argparse.Namespace, pytorch: Callable[[], object], load: 
               f'PyTorch {1e3 * theirs:.0f} ms, the file {1e3 * ours:.0f} ms, {theirs / ours:.2f} times as fast')
 
 
-def write_checked(out: Path, write, differences) -> None:
+def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
+                  differences: Callable[[Path], Iterator[tuple]]) -> None:
     """Writes a file in one move, if its results are PyTorch's.
 
     Raises:
@@ -143,9 +152,11 @@ def write_checked(out: Path, write, differences) -> None:
     from ralamala_mm.export.checking import faults
     from ralamala_mm.files import write_in_one_move
 
+    out = args.out
+
     def write_and_check(path: Path) -> None:
         print(f'Writing {out} …', flush=True)
-        named = path.with_suffix(f'.unfinished{out.suffix}')  # torch.export looks at the ending
+        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export looks at the ending
         try:
             write(named)
             for image, what, found, rounding in differences(named):
@@ -161,26 +172,37 @@ def write_checked(out: Path, write, differences) -> None:
     print(f'Wrote {out}, {out.stat().st_size / 1e6:.1f} MB.')
 
 
+def check_out(out: Path, is_folder: bool) -> None:
+    """Whether a file or folder can be written there, before anything is computed.
+
+    Raises:
+        UserError: something else is in the way.
+    """
+    if out.is_dir() and not is_folder:
+        raise UserError(f'--out {out} is a folder: name a file in it')
+    folder = out if is_folder else out.parent
+    if not (nearest := next(path for path in (folder, *folder.parents) if path.exists())).is_dir():
+        raise UserError(f'--out {out} cannot be written, for {nearest} is a file: name another folder')
+
+
 def main(args: argparse.Namespace) -> None:
+    check_out(args.out, is_folder=args.format == 'pretrained')
     if args.format == 'onnx':
         from ralamala_mm.export.onnx_file import need_onnx
 
         need_onnx()
     elif not args.backbone_only:
         raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the whole model')
-    if args.image and not args.image.is_file():
-        raise UserError(f'--image {args.image} does not exist')
     if min(args.shape) < 64:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
-    model, classes = load_model(args)
+    images = pictures(args)
+    model = build(args)
     if args.format == 'pretrained':
-        model.save_pretrained(args.out)
+        model.backbone.save_pretrained(args.out)
         weights = '' if args.checkpoint else ', random weights'
-        print(f'Wrote {args.out}{weights}: {type(model).__name__}.from_pretrained({str(args.out)!r}) builds it.')
-    elif args.backbone_only:
-        export_backbone(model, args)
+        print(f'Wrote {args.out}{weights}: {type(model.backbone).__name__}.from_pretrained({str(args.out)!r}) builds it.')
     else:
-        export_pictures(model, classes, args)
+        (export_backbone if args.backbone_only else export_model)(model, images, args)
 
 
 if __name__ == '__main__':

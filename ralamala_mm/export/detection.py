@@ -7,6 +7,8 @@ anew with operators whose sizes stay open.
 Shapes: one picture; K anchors, proposals or detections, C classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,13 @@ from .operators import highest, paste, roi_align, suppress
 
 LARGEST_RATIO = 4.135166556742356  # |log(16/1000)|: MMDetection's limit for how much a box grows
 
+# The types that each part of a detector may be of; what is called as it is may be of any.
+_DETECTORS = ('RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN')
+_DENSE_HEADS = ('RetinaHead', 'RetinaSepBNHead')
+_ROI_HEADS = ('StandardRoIHead', 'CascadeRoIHead')
+_BOX_HEADS = ('Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead', 'ConvFCBBoxHead', 'BBoxHead')
+_NMS_SETTINGS = ('type', 'iou_threshold', 'class_agnostic', 'split_thr')  # the last is how MMCV saves memory
+
 
 def check_detector(model: nn.Module) -> None:
     """Whether the detector's parts are those that are written anew here.
@@ -24,28 +33,52 @@ def check_detector(model: nn.Module) -> None:
     Raises:
         UserError: it names the first part that is not.
     """
-    kind = type(model).__name__
-    if kind not in ('RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN'):
-        raise UserError(f'{kind} has post-processing that is not written for ONNX here (that of RetinaNet, Faster, Mask and '
-                        'Cascade R-CNN is): give --backbone-only, and what remains is the neck and the heads')
+    _check_type(model, _DETECTORS)
+    roi_head = getattr(model, 'roi_head', None)
+    if roi_head is None:
+        _check_type(model.bbox_head, _DENSE_HEADS)
+        _check_settings(model.bbox_head.test_cfg, 'test_cfg', ['nms_pre', 'max_per_img'])
+    else:
+        _check_type(model.rpn_head, ['RPNHead'])
+        _check_type(roi_head, _ROI_HEADS)
+        for head in _as_list(roi_head.bbox_head):
+            _check_type(head, _BOX_HEADS)
+        for head in _as_list(roi_head.mask_head) if roi_head.with_mask else []:
+            _check_type(head, ['FCNMaskHead'])
+        _check_settings(model.rpn_head.test_cfg, 'test_cfg.rpn', ['nms_pre', 'max_per_img'])
+        _check_settings(roi_head.test_cfg, 'test_cfg.rcnn', ['max_per_img'])
+        if roi_head.with_mask and roi_head.test_cfg.mask_thr_binary < 0:
+            raise UserError('test_cfg.rcnn.mask_thr_binary below 0 asks for masks of grey values, which are not written for ONNX '
+                            'here: set it to 0.5')
     for head in _box_heads(model):
-        if type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder':
-            raise UserError(f'{type(head.bbox_coder).__name__} is not written for ONNX here (DeltaXYWHBBoxCoder is): '
-                            'decoding of boxes remains')
+        _check_type(head.bbox_coder, ['DeltaXYWHBBoxCoder'])
         if getattr(head, 'custom_cls_channels', False) or getattr(head.loss_cls, 'custom_cls_channels', False):
             raise UserError(f'the activation of {type(head.loss_cls).__name__} is not written for ONNX here: '
                             'it remains after the head')
-    settings = model.test_cfg
-    for part in (settings, settings.get('rpn'), settings.get('rcnn')):
-        kind = part and part.get('nms', {}).get('type', 'nms')
-        if kind and kind != 'nms':
-            raise UserError(f"test_cfg names the suppression '{kind}', which ONNX lacks: set nms.type to 'nms', "
-                            'or it remains to be done outside')
     for extractor in _extractors(model):
-        layer = extractor.roi_layers[0]
-        if type(extractor).__name__ != 'SingleRoIExtractor' or type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg':
-            raise UserError(f'{type(extractor).__name__} with {type(layer).__name__} is not written for ONNX here '
-                            '(SingleRoIExtractor with RoIAlign by averages is): the second stage remains')
+        _check_type(extractor, ['SingleRoIExtractor'])
+        _check_type(extractor.roi_layers[0], ['RoIAlign'])
+        if extractor.roi_layers[0].pool_mode != 'avg':
+            raise UserError("RoIAlign by pool_mode 'max' is not written for ONNX here ('avg' is): the second stage remains")
+
+
+def _check_type(part: object, known: Sequence[str]) -> None:
+    if type(part).__name__ not in known:
+        raise UserError(f'{type(part).__name__} is not written for ONNX here ({" or ".join(known)} is): --backbone-only exports '
+                        'a RAVLT or MALA alone, and neck and heads remain to be done outside')
+
+
+def _check_settings(settings: dict, name: str, limits: Sequence[str]) -> None:
+    nms = settings.get('nms') or dict(type=None)
+    if nms.get('type', 'nms') != 'nms':
+        raise UserError(f"{name} names the suppression '{nms['type']}', which ONNX lacks: set {name}.nms.type to 'nms', "
+                        'or it remains to be done outside')
+    if unknown := [key for key in nms if key not in _NMS_SETTINGS]:
+        raise UserError(f'{name}.nms.{unknown[0]} is not written for ONNX here ({", ".join(_NMS_SETTINGS)} are): take it out of '
+                        'the config')
+    for key in limits:
+        if settings.get(key, -1) < 1:
+            raise UserError(f'{name}.{key} sets no limit, and ONNX files are written with one: set it to 1000, for example')
 
 
 def _box_heads(model: nn.Module) -> list[nn.Module]:
@@ -108,7 +141,7 @@ class DenseDetector(nn.Module):
         boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         large = not_tiny(boxes, settings)
         boxes, scores, labels = boxes[large], scores[large], labels[large]
-        kept = suppress(boxes, scores, labels, settings.nms.iou_threshold, _span(height, width), settings.max_per_img)
+        kept = _suppress(boxes, scores, labels, settings)
         return boxes[kept], scores[kept], labels[kept]
 
     def _of_level(self, classes: Tensor, deltas: Tensor, anchors: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, ...]:
@@ -159,7 +192,7 @@ class TwoStageDetector(nn.Module):
         boxes, scores, levels = (torch.cat(part) for part in zip(*parts, strict=True))
         large = not_tiny(boxes, settings)
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        return boxes[suppress(boxes, scores, levels, settings.nms.iou_threshold, _span(height, width), settings.max_per_img)]
+        return boxes[_suppress(boxes, scores, levels, settings)]
 
     def _classify(self, maps: tuple[Tensor, ...], boxes: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, ...]:
         """Detections out of proposals, which a cascade moves on the way."""
@@ -177,7 +210,7 @@ class TwoStageDetector(nn.Module):
         rows = torch.div(chosen, classes, rounding_mode='floor')
         labels, scores = chosen - rows * classes, every[chosen]
         boxes = decode(heads[-1].bbox_coder, boxes[rows], _of_class(deltas[rows], labels, heads[-1]), height, width)
-        kept = suppress(boxes, scores, labels, settings.nms.iou_threshold, _span(height, width), settings.max_per_img)
+        kept = _suppress(boxes, scores, labels, settings)
         return boxes[kept], scores[kept], labels[kept]
 
     def _masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor, height: Tensor, width: Tensor) -> Tensor:
@@ -219,9 +252,10 @@ def _of_class(deltas: Tensor, labels: Tensor, head: nn.Module) -> Tensor:
     return by_class.gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]
 
 
-def _span(height: Tensor, width: Tensor) -> Tensor:
-    """Further than any box reaches."""
-    return torch.maximum(height, width).to(torch.float32) + 1
+def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, settings: dict) -> Tensor:
+    """Places of the boxes that non-maximum suppression keeps, as many as the settings allow."""
+    groups = torch.zeros_like(groups) if settings.nms.get('class_agnostic') else groups
+    return suppress(boxes, scores, groups, settings.nms.iou_threshold, settings.max_per_img)
 
 
 def padded(image: Tensor, divisor: int, value: float) -> Tensor:

@@ -45,20 +45,20 @@ class _RoIAlign(torch.autograd.Function):
                     coordinate_transformation_mode_s='half_pixel' if aligned else 'output_half_pixel')
 
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, span: Tensor, limit: int = UNLIMITED) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int = UNLIMITED) -> Tensor:
     """Non-maximum suppression within each group.
 
     Args:
-        boxes: `[K, 4]`, corners, between 0 and `span`.
+        boxes: `[K, 4]`, corners.
         scores: `[K]`.
         groups: `[K]`, whole numbers; boxes of different groups leave each other alone.
         threshold: overlap (IoU) above which the box of the lower score goes.
-        span: by how much groups are moved apart, as MMCV does it.
         limit: how many are kept at most.
 
     Returns:
         Places of the boxes that are kept, highest score first.
     """
+    span = torch.cat([boxes.new_zeros(1, 4), boxes]).max() + 1  # by which MMCV moves groups apart; there may be no boxes
     moved = boxes + (groups.to(boxes.dtype) * span)[:, None]
     return _NonMaxSuppression.apply(moved, scores, threshold, limit)
 

@@ -1,13 +1,42 @@
 """A detector or segmentor as a module that takes pictures as they are: normalisation, padding and results within."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ralamala_mm.errors import UserError
 
 from . import detection, segmentation
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture `[H, W, 3]`, RGB, read as the pipelines of data do.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from ralamala_mm.datasets import LoadCheckedImage
+
+    if not path.is_file():
+        raise UserError(f'image {path} does not exist')
+    return LoadCheckedImage()(dict(img_path=str(path)))['img'][..., ::-1].copy()
+
+
+class Normalisation(nn.Module):
+    """Pictures `[B, 3, H, W]`, RGB, 0 to 255 → what a model takes: the order of channels, mean and deviation of its config."""
+
+    def __init__(self, preprocessor: nn.Module):
+        super().__init__()
+        self.reversed = not _reverses(preprocessor)  # a model without channel conversion was trained on OpenCV's BGR
+        self.register_buffer('mean', preprocessor.mean.clone() if _normalises(preprocessor) else torch.zeros(3, 1, 1))
+        self.register_buffer('std', preprocessor.std.clone() if _normalises(preprocessor) else torch.ones(3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flip(1) if self.reversed else image
+        return (x.float() - self.mean) / self.std
 
 
 class PictureModel(nn.Module):
@@ -17,16 +46,13 @@ class PictureModel(nn.Module):
         super().__init__()
         self.core = core
         self.outputs = core.outputs
-        self.reversed = not _reverses(preprocessor)  # a model without channel conversion was trained on OpenCV's BGR
+        self.normalisation = Normalisation(preprocessor)
         self.divisor = divisor
         self.pad_value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
-        self.register_buffer('mean', preprocessor.mean.clone() if _normalises(preprocessor) else torch.zeros(3, 1, 1))
-        self.register_buffer('std', preprocessor.std.clone() if _normalises(preprocessor) else torch.ones(3, 1, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         height, width = (torch.as_tensor(length) for length in image.shape[2:])
-        x = image.flip(1) if self.reversed else image
-        x = (x.float() - self.mean) / self.std
+        x = self.normalisation(image)
         if self.divisor > 1:
             x = detection.padded(x, self.divisor, self.pad_value)
         return self.core(x, height, width)

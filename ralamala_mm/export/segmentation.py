@@ -19,8 +19,8 @@ def check_segmentor(model: nn.Module) -> None:
     """
     kind = type(model).__name__
     if kind != 'EncoderDecoder':
-        raise UserError(f'{kind} has inference that is not written for ONNX here (EncoderDecoder has): give --backbone-only, and '
-                        'what remains is the heads')
+        raise UserError(f'{kind} is not written for ONNX here (EncoderDecoder is): --backbone-only exports a RAVLT or MALA '
+                        'alone, and neck and heads remain to be done outside')
     if model.test_cfg.get('mode', 'whole') != 'whole':
         raise UserError(f"test_cfg.mode '{model.test_cfg.mode}' cuts pictures in Python, which no graph holds: set it to "
                         "'whole', and the windows and their merging remain to be done outside")

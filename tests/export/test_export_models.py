@@ -39,9 +39,14 @@ def picture(height: int, width: int, count: int = 1) -> Tensor:
     return nn.functional.interpolate(coarse, (height, width), mode='bilinear').to(torch.uint8)
 
 
-@pytest.mark.parametrize('name', [*DETECTORS, *SEGMENTORS])
-def test_onnx_finds_what_the_library_finds(name: str, tmp_path: Path):
-    model, path = model_of(name), tmp_path / 'model.onnx'
+AGNOSTIC = {'model.test_cfg.rcnn.nms.class_agnostic': True}
+UNCLIPPED = {'model.bbox_head.bbox_coder.clip_border': False}
+
+
+@pytest.mark.parametrize(('name', 'changes'), [*((name, {}) for name in [*DETECTORS, *SEGMENTORS]),
+                                               ('maskrcnn', AGNOSTIC), ('retinanet', UNCLIPPED)])
+def test_onnx_finds_what_the_library_finds(name: str, changes: dict, tmp_path: Path):
+    model, path = model_of(name, **changes), tmp_path / 'model.onnx'
     scale_random_weights(model, lambda: picture_model(model)[1](picture(96, 128)))
     module, own, batched = picture_model(model)
     write_onnx(module, picture(96, 128), path, module.outputs, batched)
@@ -70,6 +75,13 @@ def test_nothing_found_is_an_empty_result(tmp_path: Path):
 @pytest.mark.parametrize(('name', 'changes', 'told'), [
     ('retinanet', {'model.test_cfg.nms.type': 'soft_nms'}, 'soft_nms'),
     ('maskrcnn', {'model.test_cfg.rcnn.nms.type': 'soft_nms'}, 'soft_nms'),
+    ('maskrcnn', {'model.test_cfg.rpn.nms.offset': 1}, r'test_cfg\.rpn\.nms\.offset'),
+    ('maskrcnn', {'model.test_cfg.rpn.nms_pre': -1}, r'test_cfg\.rpn\.nms_pre sets no limit'),
+    ('maskrcnn', {'model.test_cfg.rcnn.max_per_img': -1}, r'test_cfg\.rcnn\.max_per_img sets no limit'),
+    ('maskrcnn', {'model.test_cfg.rcnn.mask_thr_binary': -1}, 'mask_thr_binary'),
+    ('maskrcnn', {'model.roi_head.type': 'DoubleHeadRoIHead', 'model.roi_head.reg_roi_scale_factor': 1.3}, 'DoubleHeadRoIHead'),
+    ('maskrcnn', {'model.roi_head.mask_head.type': 'HTCMaskHead'}, 'HTCMaskHead'),
+    ('retinanet', {'model.test_cfg.max_per_img': -1}, 'max_per_img'),
     ('upernet', {'model.test_cfg': dict(mode='slide', crop_size=(64, 64), stride=(32, 32))}, 'slide'),
 ])
 def test_what_remains_outside_is_named(name: str, changes: dict, told: str):
@@ -81,9 +93,9 @@ def test_suppression_is_mmcvs():
     from mmcv.ops import batched_nms
 
     torch.manual_seed(0)
-    corners, scores, groups = 100 * torch.rand(300, 2), torch.rand(300), torch.randint(0, 4, (300,))
+    corners, scores, groups = 100 * torch.rand(300, 2) - 30, torch.rand(300), torch.randint(0, 4, (300,))
     boxes = torch.cat([corners, corners + 5 + 30 * torch.rand(300, 2)], dim=1)
-    kept = suppress(boxes, scores, groups, 0.5, torch.tensor(200.0), limit=40)
+    kept = suppress(boxes, scores, groups, 0.5, limit=40)
     expected = batched_nms(boxes, scores, groups, dict(type='nms', iou_threshold=0.5))[1]
     assert len(expected) > 40
     assert torch.equal(kept, expected[:40])
