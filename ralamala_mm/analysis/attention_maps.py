@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
 from ralamala_mm.ops import RotaryTable
 from ralamala_mm.ops.naive import feature_map, rotate
 from ralamala_mm.ops.precision import EPSILON
@@ -37,6 +39,10 @@ class BlockInputs:
     @property
     def name(self) -> str:
         return f'stage {self.stage + 1}, block {self.block + 1}'
+
+    @property
+    def stride(self) -> int:
+        return STRIDES[self.stage]
 
 
 def capture(backbone: nn.Module, image: Tensor, blocks: Sequence[tuple[int, int]]) -> list[BlockInputs]:
@@ -106,16 +112,16 @@ def _row(q: Tensor, k: Tensor, token: int) -> Tensor:
     return (k @ q[:, token].unsqueeze(-1)).squeeze(-1)
 
 
-def token_at(point: tuple[int, int], image: tuple[int, int], grid: tuple[int, int]) -> int:
-    """The token whose patch a pixel (x, y) lies in.
+def token_at(point: tuple[int, int], stride: int, columns: int) -> int:
+    """The token whose cell a pixel (x, y) lies in. The last row and column of cells may reach beyond the picture.
 
     Args:
         point: column and row.
-        image: height and width in pixels.
-        grid: height and width in tokens.
+        stride: pixels of a cell's sides.
+        columns: tokens in a row.
     """
     x, y = point
-    return min(y * grid[0] // image[0], grid[0] - 1) * grid[1] + min(x * grid[1] // image[1], grid[1] - 1)
+    return y // stride * columns + x // stride
 
 
 def spread_of(weights: Tensor) -> dict[str, float]:
@@ -128,34 +134,35 @@ def spread_of(weights: Tensor) -> dict[str, float]:
                 tokens=float(entropy.exp()))
 
 
-def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[tuple[str, dict[str, Tensor]]],
+def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[tuple[str, int, dict[str, Tensor]]],
                    path: Path) -> None:
     """Writes a sheet: the picture with the pixel, then the weights of each attention over it, a line for each block.
 
     Args:
         picture: `[H, W, 3]`, RGB.
         point: column and row of the pixel.
-        rows: name of a block, and by attention its weights on the grid, `[h, w]`.
+        rows: name of a block, its stride, and by attention its weights on the grid, `[h, w]`.
         path: the picture to write.
     """
     from matplotlib.figure import Figure
 
     height, width = picture.shape[:2]
-    columns = 1 + len(rows[0][1])
+    columns = 1 + len(rows[0][-1])
     figure = Figure(figsize=(3 * columns, (3 * height / width + 0.55) * len(rows)), layout='constrained')
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, maps) in zip(grid, rows, strict=True):
+    for line, (name, stride, maps) in zip(grid, rows, strict=True):
         line[0].imshow(picture)
         line[0].set_title(name, fontsize=9)
         for axes, (kind, weights) in zip(line[1:], maps.items(), strict=True):
             share = (weights / weights.max()).clamp(min=0).numpy()
             axes.imshow(picture.mean(axis=2), cmap='gray', vmin=-60, vmax=255)
-            axes.imshow(share, cmap='inferno', alpha=0.65, extent=(-0.5, width - 0.5, height - 0.5, -0.5), vmin=0, vmax=1)
+            right, bottom = (stride * cells - 0.5 for cells in (weights.shape[1], weights.shape[0]))
+            axes.imshow(share, cmap='inferno', alpha=0.65, extent=(-0.5, right, bottom, -0.5), vmin=0, vmax=1)
+            axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
             spread = spread_of(weights.flatten())
             axes.set_title(f'{TITLES[kind]}\npeak {spread["peak"]:.1f}× the average, on {spread["tokens"]:.0f} of '
                            f'{weights.numel()} tokens', fontsize=8)
         for axes in line:
             axes.plot(*point, marker='+', color='deepskyblue', markersize=11, markeredgewidth=2)
             axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_in_one_move(path, lambda file: figure.savefig(file, dpi=110, format='png'))

@@ -12,6 +12,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from ralamala_mm.files import write_in_one_move
 from ralamala_mm.ops import ATTENTIONS
 from ralamala_mm.ops.naive import feature_map, rotate
 
@@ -117,5 +118,4 @@ def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Pa
             axes.legend(fontsize=7)
             axes.grid(alpha=0.3)
         line[0].set_ylabel('part of the largest')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_in_one_move(path, lambda file: figure.savefig(file, dpi=110, format='png'))

@@ -13,6 +13,7 @@ from ralamala_mm.export.checking import compare_results, faults, scale_random_we
 from ralamala_mm.export.detection import decode
 from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 from ralamala_mm.export.operators import AdaptivePooling, paste, suppress
+from ralamala_mm.export.pictures import Normalisation
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
 SMALL = dict(embed_dims=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 4))
@@ -128,3 +129,12 @@ def test_pooling_is_pytorchs(shape: tuple[int, int]):
     x = torch.randn(2, 3, *shape)
     for size in (1, 2, 3, 6):
         assert torch.allclose(AdaptivePooling(size)(x), nn.AdaptiveAvgPool2d(size)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
+@pytest.mark.parametrize('settings', [{}, dict(bgr_to_rgb=False), dict(mean=None, std=None)])
+def test_normalisation_is_the_models(name: str, settings: dict):
+    model = model_of(name, **{f'model.data_preprocessor.{key}': value for key, value in settings.items()})
+    image = picture(64, 96)
+    expected = model.data_preprocessor(dict(inputs=[image[0].flip(0)], data_samples=None))['inputs']  # BGR, as OpenCV reads
+    assert torch.allclose(Normalisation(model.data_preprocessor)(image), torch.as_tensor(expected), atol=1e-5)

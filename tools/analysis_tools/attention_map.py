@@ -9,6 +9,8 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from mmengine.config import DictAction
 
@@ -18,6 +20,8 @@ from ralamala_mm.backbones.hybrid import LINEAR_STAGES, HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
+from ralamala_mm.export.pictures import Normalisation, read_picture
+from ralamala_mm.files import write_in_one_move
 
 LONGEST_SIDE = 1333  # pixels; larger pictures are made smaller, as in detection
 
@@ -30,62 +34,66 @@ def block_number(text: str) -> tuple[int, int]:
     return int(stage) - 1, int(block) - 1
 
 
-def read_picture(path: Path):
-    """`[H, W, 3]`, RGB, and by how much it was made smaller."""
-    import cv2
-    import mmcv
-
-    if not path.is_file():
-        raise UserError(f'image {path} does not exist')
-    picture = mmcv.imread(str(path), channel_order='rgb')
-    if picture is None:
-        raise UserError(f'image {path} cannot be read')
-    factor = min(1.0, LONGEST_SIDE / max(picture.shape[:2]))
-    if factor < 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return picture, factor
+def head_number(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text} is not a number from 1')
+    return int(text)
 
 
-def normalised(picture, preprocessor: torch.nn.Module) -> torch.Tensor:
-    image = torch.from_numpy(picture).permute(2, 0, 1).float()
-    return ((image - preprocessor.mean.cpu()) / preprocessor.std.cpu())[None]
+def read_shrunken(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """`[H, W, 3]`, RGB, and the file's own height and width."""
+    picture = read_picture(path)
+    shape = picture.shape[:2]
+    if (factor := LONGEST_SIDE / max(shape)) < 1:
+        size = [max(1, round(side * factor)) for side in reversed(shape)]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return picture, shape
 
 
 def main(args: argparse.Namespace) -> None:
+    if not (nearest := next(path for path in (args.out, *args.out.parents) if path.exists())).is_dir():
+        raise UserError(f'--out {args.out} cannot be written, for {nearest} is a file: name another folder')
     config = load_config(args.config, args.cfg_options)
+    if config.get('model', {}).get('backbone', {}).get('compile'):
+        config.model.backbone.compile = False  # compiled blocks do not show what passes through them
     model = build_model(config)
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HybridVisionTransformer):
         raise UserError(f'the backbone of {args.config} is neither RAVLT nor MALA')
-    (picture, factor), *others = map(read_picture, args.images)
-    point = tuple(int(value * factor) for value in args.point)
-    if not (0 <= point[0] < picture.shape[1] and 0 <= point[1] < picture.shape[0]):
-        raise UserError(f'--point {args.point[0]} {args.point[1]} (column, row) lies outside of {args.images[0]}')
+    (picture, (height, width)), *others = map(read_shrunken, args.images)
+    x, y = args.point
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f'--point {x} {y} (column, row) lies outside of {args.images[0]}')
+    point = x * picture.shape[1] // width, y * picture.shape[0] // height
     print(load_backbone_checkpoint(backbone, args.checkpoint))
     blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1)
                              for stage in LINEAR_STAGES if stage < len(backbone.layers)]
-    preprocessor = model.data_preprocessor
+    normalise = Normalisation(model.data_preprocessor)
     rows, numbers = [], []
-    captured = capture(backbone, normalised(picture, preprocessor), blocks)
+    captured = capture(backbone, normalise(as_batch(picture)), blocks)
     for inputs in captured:
         grid = tuple(inputs.gate.shape[2:])
-        token = token_at(point, picture.shape[:2], grid)
+        token = token_at(point, inputs.stride, grid[1])
         if args.head and args.head > len(inputs.q):
             raise UserError(f'--head {args.head}: {inputs.name} has {len(inputs.q)}')
         own = inputs.module.attention
         kinds = [own, *(kind for kind in ('softmax_attention', 'linear') if kind != own)]
         chosen = {kind: scores(kind, inputs.q, inputs.k, inputs.rotary, token) for kind in kinds}
         chosen = {kind: weights[args.head - 1] if args.head else weights.mean(dim=0) for kind, weights in chosen.items()}
-        rows.append((inputs.name, {kind: weights.reshape(grid) for kind, weights in chosen.items()}))
+        rows.append((inputs.name, inputs.stride, {kind: weights.reshape(grid) for kind, weights in chosen.items()}))
         numbers.append(dict(block=inputs.name, grid=grid, token=token, scores={kind: spread_of(w) for kind, w in chosen.items()}))
     linear = [inputs for inputs in captured if inputs.module.attention != 'softmax_attention']
     found = [[block_ranks(inputs, args.threshold)] for inputs in linear]
     for other, _ in others:
         chosen = [(inputs.stage, inputs.block) for inputs in linear]
-        for known, inputs in zip(found, capture(backbone, normalised(other, preprocessor), chosen), strict=True):
+        for known, inputs in zip(found, capture(backbone, normalise(as_batch(other)), chosen), strict=True):
             known.append(block_ranks(inputs, args.threshold))
     ranks = [(inputs.name, mean_ranks(known)) for inputs, known in zip(linear, found, strict=True)]
     write(args, picture, point, rows, ranks, numbers)
+
+
+def as_batch(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1)[None]
 
 
 def write(args: argparse.Namespace, picture, point: tuple[int, int], rows: list, ranks: list, numbers: list[dict]) -> None:
@@ -99,8 +107,8 @@ def write(args: argparse.Namespace, picture, point: tuple[int, int], rows: list,
         print(f'\nMeans over {len(args.images)} picture{"s" if len(args.images) > 1 else ""}. {as_table(ranks, args.threshold)}')
     as_numbers = [dict(block=name, ranks={kind: {matrix: asdict(rank) for matrix, rank in found.items()}
                                           for kind, found in by_kind.items()}) for name, by_kind in ranks]
-    (args.out / 'attention.json').write_text(json.dumps(dict(point=point, threshold=args.threshold, attention=numbers,
-                                                             ranks=as_numbers), indent=1) + '\n')
+    text = json.dumps(dict(point=args.point, threshold=args.threshold, attention=numbers, ranks=as_numbers), indent=1) + '\n'
+    write_in_one_move(args.out / 'attention.json', lambda path: path.write_text(text))
     print(f'Wrote {args.out / "attention.png"}{", ranks.png" if ranks else ""} and attention.json')
 
 
@@ -115,7 +123,7 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the pictures and numbers')
     parser.add_argument('--blocks', type=block_number, nargs='+', metavar='STAGE.BLOCK',
                         help='blocks, both counted from 1; the last one of each stage with linear attention by default')
-    parser.add_argument('--head', type=int, metavar='N', help='one head, from 1; the mean over all by default')
+    parser.add_argument('--head', type=head_number, metavar='N', help='one head, from 1; the mean over all by default')
     parser.add_argument('--threshold', type=float, default=THRESHOLD,
                         help='part of the largest singular value from which others count (%(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings to override')
