@@ -131,7 +131,8 @@ def test_compiled_backbones_and_large_pictures(call, command: list, tmp_path: Pa
     picture = np.random.default_rng(0).integers(0, 255, (100, 2000, 3), np.uint8)
     cv2.imwrite(str(tmp_path / 'large.png'), picture)
     done = call(*command[:-1], tmp_path / 'large.png', '--point', 1999, 99, '--out', tmp_path / 'out', '--blocks', '2.1',
-                '--cfg-options', 'model.backbone.compile=True', 'model.data_preprocessor.mean=None', 'model.data_preprocessor.std=None')
+                '--cfg-options', 'model.backbone.compile=True', 'model.data_preprocessor.mean=None',
+                'model.data_preprocessor.std=None')
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / 'out' / 'attention.json').read_text())
     assert found['point'] == [1999, 99]
