@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ from ralamala_mm.version import __version__
 from .drawing import draw
 from .inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
 from .loading import is_segmentor, load_model
-from .numbering import labels_as_numbers, numbering_of
+from .numbering import numbering_of, numbers_in_masks
 from .predicting import Predictor
 from .results import FilmWriter, Tables, write_coloured, write_mask, write_picture
 
@@ -36,11 +36,44 @@ def infer(args: argparse.Namespace) -> None:
     if is_segmentor(model) and args.score_threshold is not None:
         raise UserError('--score-threshold is for detectors: a segmentor gives every pixel its most likely class')
     threshold = args.score_threshold if args.score_threshold is not None else 0.0 if is_segmentor(model) else DRAWN_FROM
+    if args.coloured and not is_segmentor(model):
+        raise UserError('--coloured is for segmentors: a detector has no masks of all pixels')
     predictor = Predictor(model, args.batch_size, threshold, args.classes, args.tile, args.overlap, args.tta)
     work = Work(predictor, sources, Path(args.out_dir), args.draw, args.coloured)
     info = dict(description=f'Predictions of {args.config} with {args.checkpoint}', made_with=f'ralamala_mm {__version__}',
                 score_threshold=threshold, tile=args.tile, overlap=predictor.overlap if args.tile else None, tta=args.tta)
     work.run(info)
+
+
+class PictureProgress:
+    """How many pictures are done, and how many tiles of the one at hand, which may take minutes."""
+
+    def __init__(self, count: int):
+        self._pictures = Progress('pictures', count)
+        self._tiles: Progress | None = None
+
+    def advance(self) -> None:
+        """Another picture is done."""
+        self._end_tiles()
+        self._pictures.advance(1)
+
+    def advance_tiles(self, predicted: int, count: int) -> None:
+        """Another few tiles, of so many, are predicted."""
+        if count > 1:
+            self._tiles = self._tiles or Progress('  tiles of a picture', count)
+            self._tiles.advance(predicted)
+
+    def tell(self, text: str) -> None:
+        self._end_tiles()
+        self._pictures.tell(text)
+
+    def end(self) -> None:
+        self._pictures.end()
+
+    def _end_tiles(self) -> None:
+        if self._tiles:
+            self._tiles.end()
+            self._tiles = None
 
 
 class Work:
@@ -72,8 +105,9 @@ class Work:
             UserError: some inputs could not be read.
         """
         model = self.predictor.model
-        numbering = labels_as_numbers(self.classes) if self.predictor.segments else numbering_of(model.cfg, self.classes)
-        with Tables(self.out_dir, self.classes, self.palette, numbering, info, self.predictor.segments) as self.tables:
+        self.numbering = numbers_in_masks(self.classes, model.dataset_meta['reduce_zero_label']) if self.predictor.segments \
+            else numbering_of(model.cfg, self.classes)
+        with Tables(self.out_dir, self.classes, self.palette, self.numbering, info, self.predictor.segments) as self.tables:
             self._do_pictures([source for source in self.sources if source.kind == 'picture'])
             for source in self.sources:
                 if source.kind != 'picture':
@@ -87,24 +121,32 @@ class Work:
         if not sources:
             return
         by_path = {source.path: source for source in sources}
-        progress = Progress('pictures', len(sources))
-        for path, picture, sample in self.predictor(self._read(sources, progress)):
+        progress = PictureProgress(len(sources))
+
+        def fail(path: str, error: UserError) -> None:
+            self._fail(by_path[path], error, progress.tell)
+            progress.advance()
+
+        for path, picture, sample in self.predictor(self._read(sources, fail), fail, progress.advance_tiles):
             source = by_path[path]
-            mask = self._write_masks(sample, self.mask_names[source])
+            try:
+                mask = self._write_masks(sample, self.mask_names[source])
+                if self.draws:
+                    write_picture(self.out_dir / 'drawn' / self.drawn_names[source], self._drawn(picture, sample))
+            except UserError as error:
+                fail(path, error)
+                continue
             self.tables.add(sample, source.name, path, mask=mask)
-            if self.draws:
-                write_picture(self.out_dir / 'drawn' / self.drawn_names[source], self._drawn(picture, sample))
             self.done['pictures'] += 1
-            progress.advance(1)
+            progress.advance()
         progress.end()
 
-    def _read(self, sources: list[Source], progress: Progress) -> Iterator[tuple[str, np.ndarray]]:
+    def _read(self, sources: list[Source], fail: Callable[[str, UserError], None]) -> Iterator[tuple[str, np.ndarray]]:
         for source in sources:
             try:
                 picture = self.predictor.read(source.path)
             except UserError as error:
-                self._fail(source, error)
-                progress.advance(1)
+                fail(source.path, error)
                 continue
             yield source.path, picture
 
@@ -112,31 +154,39 @@ class Work:
         """A video's or camera's frames; a camera goes on until Ctrl-C."""
         try:
             film = Film(source)
-            if source.kind == 'camera':
-                print(f'camera {source.path}: Ctrl-C ends it', file=sys.stderr, flush=True)
-            progress = Progress(source.name, film.count) if film.count else None
-            writer = FilmWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
-            with writer if self.draws else nullcontext():
-                try:
-                    for frame, picture, sample in self.predictor(enumerate(film)):
-                        mask = self._write_masks(sample, self.mask_names[source] / f'{frame:06}.png')
-                        self.tables.add(sample, source.name, frame=frame, mask=mask)
-                        if self.draws:
-                            writer.write(self._drawn(picture, sample))
-                        self.done['frames'] += 1
-                        if progress:
-                            progress.advance(1)
-                except KeyboardInterrupt:
-                    if source.kind != 'camera':
-                        raise
+        except UserError as error:
+            self._fail(source, error, _tell)
+            return
+        if source.kind == 'camera':
+            _tell(f'camera {source.path}: Ctrl-C ends it')
+        progress = Progress(source.name, film.count) if film.count else None
+        try:
+            self._do_frames(source, film, progress)
+        except UserError as error:
+            self._fail(source, error, progress.tell if progress else _tell)
+        else:
             if progress:
                 progress.end()
-        except UserError as error:
-            self._fail(source, error)
 
-    def _fail(self, source: Source, error: UserError) -> None:
+    def _do_frames(self, source: Source, film: Film, progress: Progress | None) -> None:
+        writer = FilmWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
+        with writer if self.draws else nullcontext():
+            try:
+                for frame, picture, sample in self.predictor(enumerate(film)):
+                    mask = self._write_masks(sample, self.mask_names[source] / f'{frame:06}.png')
+                    self.tables.add(sample, source.name, frame=frame, mask=mask)
+                    if self.draws:
+                        writer.write(self._drawn(picture, sample))
+                    self.done['frames'] += 1
+                    if progress:
+                        progress.advance(1)
+            except KeyboardInterrupt:
+                if source.kind != 'camera':
+                    raise
+
+    def _fail(self, source: Source, error: UserError, tell: Callable[[str], None]) -> None:
         self.failed.append(source.path)
-        print(f'not predicted: {error.sentence}', file=sys.stderr, flush=True)
+        tell(f'{source.path} is passed over: {error.sentence}')
 
     def _drawn(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         return draw(picture, sample, self.classes, self.palette)
@@ -144,7 +194,7 @@ class Work:
     def _write_masks(self, sample: BaseDataElement, name: PurePosixPath) -> str | None:
         if not self.predictor.segments:
             return None
-        write_mask(self.out_dir / 'masks' / name, sample)
+        write_mask(self.out_dir / 'masks' / name, sample, self.numbering.categories)
         if self.colours:
             write_coloured(self.out_dir / 'coloured' / name, sample, self.palette)
         return f'masks/{name}'
@@ -159,3 +209,7 @@ class Work:
         else:
             what = f'{total} objects' + (': ' if found else '') + ', '.join(f'{count} {name}' for count, name in found[:_NAMED])
         return f'{done}; {what}{", …" if len(found) > _NAMED else ""}; in {self.out_dir}'
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -27,19 +27,20 @@ def draw(picture: np.ndarray, sample: BaseDataElement, classes: Sequence[str], p
     """A copy of a picture with its predictions.
 
     Args:
-        picture: `[H, W, 3]` BGR uint8.
+        picture: `[H, W, 3]` BGR, or grey `[H, W]`, from 0 to 255.
         sample: its data sample, of `predict`.
         classes: names of the labels.
         palette: their colours.
     """
-    canvas = np.ascontiguousarray(picture).copy()
+    canvas = np.ascontiguousarray(picture.clip(0, 255), np.uint8).copy()  # pipelines may read numbers of other kinds
+    canvas = cv2.cvtColor(canvas, cv2.COLOR_GRAY2BGR) if canvas.ndim == 2 else canvas
     way = _draw_areas if 'pred_sem_seg' in sample else _draw_objects
     return way(canvas, sample, classes, palette)
 
 
 @dataclass(frozen=True)
 class Label:
-    text: str
+    text: str  # of one line
     box: Sequence[int]  # x1, y1, x2, y2 of what it names
     colour: Colour
     letters: int  # height in pixels
@@ -55,6 +56,10 @@ def _letters_of(picture: np.ndarray, box: Sequence[int]) -> int:
     largest = _letters(picture)
     side = max(0, (box[2] - box[0]) * (box[3] - box[1])) ** 0.5
     return max(_SMALLEST_LETTERS, round(largest / 3), min(largest, round(_LETTERS_OF_BOX * side)))
+
+
+def _one_line(name: str) -> str:
+    return ''.join(letter if letter.isprintable() else ' ' for letter in name)
 
 
 def _line(letters: int) -> int:
@@ -76,7 +81,7 @@ def _draw_objects(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence
     for i in reversed(order):
         x1, y1, x2, y2 = boxes[i]
         cv2.rectangle(canvas, (x1, y1), (x2, y2), palette[labels[i]][::-1], _line(letters[i]), cv2.LINE_AA)
-    labels = [Label(f'{classes[labels[i]]} {float(found.scores[i]):.2f}', boxes[i], palette[labels[i]], letters[i])
+    labels = [Label(f'{_one_line(classes[labels[i]])} {float(found.scores[i]):.2f}', boxes[i], palette[labels[i]], letters[i])
               for i in order]
     return _write_labels(canvas, labels)
 
@@ -140,8 +145,9 @@ def _draw_areas(canvas: np.ndarray, sample: BaseDataElement, classes: Sequence[s
     letters = _letters(canvas)
     names = []
     for label, (x, y) in _places_for_names(labels, len(classes)):
-        half = round(_font(letters).getlength(classes[label])) // 2
-        names.append(Label(classes[label], (x - half, y + letters // 2, x + half, y + letters), palette[label], letters))
+        name = _one_line(classes[label])
+        half = round(_font(letters).getlength(name)) // 2
+        names.append(Label(name, (x - half, y + letters // 2, x + half, y + letters), palette[label], letters))
     return _write_labels(canvas, names)
 
 

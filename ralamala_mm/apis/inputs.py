@@ -1,6 +1,7 @@
 """What a user wants predicted: pictures, folders, patterns, videos and cameras, each with a name for its results."""
 
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wm
 RESULT_FOLDERS = ('drawn', 'masks', 'coloured')
 _WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # kinds that drawn pictures keep
 _FRAMES_PER_SECOND = 25.0  # of a video that does not say
+_MOST_FRAMES_PER_SECOND = 1000  # some files name the ticks of their clock instead
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
     cameras = []
     for path in paths:
         if path.isascii() and path.isdigit() and not os.path.exists(path):
-            cameras.append(Source('camera', path, f'camera{path}'))
+            cameras.append(Source('camera', str(int(path)), f'camera{int(path)}'))
             continue
         for file, name in _files_of(path):
             found.setdefault(os.path.realpath(file), (file, name))
@@ -51,7 +53,7 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
         found = {real: (file, os.path.relpath(real, common)) for real, (file, _) in found.items()}
     files = [Source('video' if _has_suffix(file, VIDEOS) else 'picture', file, Path(name).as_posix())
              for file, name in found.values()]
-    return files + cameras
+    return files + list(dict.fromkeys(cameras))
 
 
 def _files_of(path: str) -> Iterator[tuple[str, str]]:
@@ -74,8 +76,11 @@ def _files_of(path: str) -> Iterator[tuple[str, str]]:
 
 def _walk(folder: str) -> Iterator[str]:
     """The pictures and videos below a folder, without hidden ones."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+    seen = {os.path.realpath(folder)}  # links may lead in circles
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if not name.startswith('.')}
+        folders[:] = [name for name in real if real[name] not in seen]
+        seen.update(real.values())
         yield from (os.path.join(root, name) for name in files
                     if not name.startswith('.') and _has_suffix(name, PICTURES + VIDEOS))
 
@@ -110,14 +115,24 @@ def check_out_dir(out_dir: Path, paths: Sequence[str], sources: Sequence[Source]
 def name_outputs(sources: Sequence[Source], suffix: Callable[[Source], str]) -> dict[Source, PurePosixPath]:
     """A name for a result of each source: its own with another suffix, behind the old one where two would have the same.
 
+    No result is a folder of another, also where letters' case makes no difference: a video's may be a folder of frames.
+
     Args:
         sources: with names of their own.
         suffix: of a source's result, with its dot.
     """
     replaced = {source: PurePosixPath(source.name).with_suffix(suffix(source)) for source in sources}
     counts = Counter(str(name).lower() for name in replaced.values())
-    return {source: name if counts[str(name).lower()] == 1 or PurePosixPath(source.name) == name
-            else PurePosixPath(source.name + suffix(source)) for source, name in replaced.items()}
+    unchanged = {source for source, name in replaced.items() if str(name) == source.name}
+    taken = {parent for source in sources for parent in PurePosixPath(source.name.lower()).parents}
+    names: dict[Source, PurePosixPath] = {}
+    for source in sorted(sources, key=lambda source: source not in unchanged):
+        candidates = (PurePosixPath(f'{source.name}{f"_{i}" if i else ""}{suffix(source)}') for i in itertools.count())
+        if source in unchanged or counts[str(replaced[source]).lower()] == 1:
+            candidates = itertools.chain([replaced[source]], candidates)
+        names[source] = next(name for name in candidates if PurePosixPath(str(name).lower()) not in taken)
+        taken.add(PurePosixPath(str(names[source]).lower()))
+    return names
 
 
 def drawn_suffix(source: Source) -> str:
@@ -144,7 +159,8 @@ class Film:
             raise UserError(what)
         count = 0 if source.kind == 'camera' else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = max(count, 0)
-        self.frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or _FRAMES_PER_SECOND
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.frames_per_second = rate if 0 < rate <= _MOST_FRAMES_PER_SECOND else _FRAMES_PER_SECOND
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames `[H, W, 3]`, BGR.

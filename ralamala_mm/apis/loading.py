@@ -1,6 +1,7 @@
 """From a config and a checkpoint to a model that is ready for inference and knows its classes, colours and pipeline."""
 
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
     Returns:
         The model in evaluation mode. `cfg` is its config, `dataset_meta` a dict of its `classes` and `palette`, as MMDetection's
-        and MMSegmentation's own functions expect them.
+        and MMSegmentation's own functions expect them, and of `reduce_zero_label`, whether 0 is no class in the data set's masks.
 
     Raises:
         UserError: config or checkpoint cannot be read or do not fit together, or there is no such device.
@@ -64,7 +65,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
         print_log(str(report), 'current', logging.INFO if report.is_clean else logging.WARNING)
     else:
         print_log('no checkpoint: the weights are random, and so will be the predictions', 'current', logging.WARNING)
-    if fuse and hasattr(model.backbone, 'fuse_for_inference'):
+    if fuse and hasattr(getattr(model, 'backbone', None), 'fuse_for_inference'):
         model.backbone.fuse_for_inference()
     model.cfg = config
     model.dataset_meta = _dataset_meta(config, content)
@@ -99,8 +100,9 @@ def _check_task(config: Config) -> None:
     if config.get('default_scope') not in ('mmdet', 'mmseg'):
         raise UserError(f"config {config.filename} has default_scope {config.get('default_scope')!r}: inference is for "
                         "MMDetection's 'mmdet' and MMSegmentation's 'mmseg'")
-    if not next(datasets_of(config, ['test']), None):
-        raise UserError(f'config {config.filename} has no test_dataloader, whose pipeline prepares the pictures')
+    _, dataset = next(datasets_of(config, ['test']), (None, {}))
+    if not dataset.get('pipeline'):
+        raise UserError(f'config {config.filename} has no test_dataloader with a data set whose pipeline prepares the pictures')
 
 
 def _use_classes(config: Config, recorded: Sequence[str] | None) -> None:
@@ -115,10 +117,18 @@ def _dataset_meta(config: Config, content: Mapping) -> dict:
     recorded = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
     classes = recorded_classes(content) or config_classes(config)
     classes = classes or tuple(f'class {i}' for i in range(_head_classes(config.model)))
-    for palette in (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes)):
-        if _is_palette(palette, len(classes)):
-            return dict(classes=classes, palette=[tuple(int(value) for value in colour) for colour in palette])
-    return dict(classes=classes, palette=distinct_colours(len(classes)))
+    palettes = (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes), distinct_colours(len(classes)))
+    palette = next(palette for palette in palettes if _is_palette(palette, len(classes)))
+    return dict(classes=classes, palette=[tuple(int(value) for value in colour) for colour in palette],
+                reduce_zero_label=bool(recorded.get('reduce_zero_label', _config_reduces(config))))
+
+
+def _config_reduces(config: Config) -> bool:
+    """`reduce_zero_label` of a config's data set, or of its class; that of detectors does not know it."""
+    _, dataset = next(datasets_of(config, ['test']))
+    parameters = [inspect.signature(kind).parameters for kind in getattr(dataset_class(config, dataset), '__mro__', ())[:-1]]
+    defaults = (known['reduce_zero_label'].default for known in parameters if 'reduce_zero_label' in known)
+    return dataset.get('reduce_zero_label', next(defaults, False))
 
 
 def _config_palette(config: Config, classes: Sequence[str]) -> object:

@@ -82,22 +82,23 @@ def _suppressed(pieces: Pieces) -> Tensor:
     """The indices that are left when of the same boxes only the best stays, best first."""
     order = sorted(range(len(pieces.scores)), key=lambda i: (bool(pieces.is_cut[i]), -float(pieces.scores[i])))
     rivals = (overlaps(pieces.boxes, pieces.boxes)[0] > SAME) & _of_other_windows(pieces)
-    kept: list[int] = []
+    is_kept = torch.zeros(len(order), dtype=torch.bool)
     for i in order:
-        if not rivals[i, kept].any():
-            kept.append(i)
-    return torch.tensor(kept, dtype=torch.long)
+        is_kept[i] = not (rivals[i] & is_kept).any()
+    return torch.tensor([i for i in order if is_kept[i]], dtype=torch.long)
 
 
 def _joined(pieces: Pieces) -> Pieces:
     """Cut boxes that are one object's: what both show of the area that their tiles share is the same."""
-    groups = [[i] for i in range(len(pieces.scores))]
-    cut = torch.nonzero(pieces.is_cut).flatten().tolist()
-    for a, b in ((a, b) for a in cut for b in cut if a < b):
-        ours, theirs = (next(group for group in groups if i in group) for i in (a, b))
-        if ours is not theirs and _go_on(pieces, a, b):
-            ours += theirs
-            groups.remove(theirs)
+    group_of = {i: [i] for i in range(len(pieces.scores))}
+    cut = torch.nonzero(pieces.is_cut).flatten()
+    for position, a in enumerate(cut.tolist()):
+        later = cut[position + 1:]
+        for b in later[_go_on(pieces, a, later)].tolist():
+            if group_of[a] is not group_of[b]:
+                group_of[a] += group_of[b]
+                group_of.update(dict.fromkeys(group_of[b], group_of[a]))
+    groups = list({id(group): group for group in group_of.values()}.values())
     first = pieces[torch.tensor([max(group, key=lambda i: float(pieces.scores[i])) for group in groups], dtype=torch.long)]
     for i, group in enumerate(groups):
         if len(group) > 1:
@@ -107,11 +108,15 @@ def _joined(pieces: Pieces) -> Pieces:
     return first
 
 
-def _go_on(pieces: Pieces, a: int, b: int) -> bool:
-    zone = torch.cat([torch.maximum(pieces.windows[a, :2], pieces.windows[b, :2]),
-                      torch.minimum(pieces.windows[a, 2:], pieces.windows[b, 2:])])
-    if (zone[2:] <= zone[:2]).any() or (pieces.windows[a] == pieces.windows[b]).all():
-        return False
-    inside = [torch.cat([torch.maximum(pieces.boxes[i, :2], zone[:2]), torch.minimum(pieces.boxes[i, 2:], zone[2:])])[None]
-              for i in (a, b)]
-    return bool(overlaps(*inside)[0] >= SAME)
+def _go_on(pieces: Pieces, a: int, others: Tensor) -> Tensor:
+    """Which of the others, `[K]` bool, show the same as piece `a` of what their tiles share."""
+    zones = _shared(pieces.windows[a], pieces.windows[others])
+    ours, theirs = (_shared(boxes, zones) for boxes in (pieces.boxes[a], pieces.boxes[others]))
+    areas, shared = _areas(ours) + _areas(theirs), _areas(_shared(ours, theirs))
+    is_other = (pieces.windows[others] != pieces.windows[a]).any(-1)
+    return is_other & (shared > 0) & (shared >= SAME * (areas - shared))
+
+
+def _shared(boxes: Tensor, others: Tensor) -> Tensor:
+    """Where boxes overlap, `[K, 4]`; of no area where they do not."""
+    return torch.cat([torch.maximum(boxes[..., :2], others[:, :2]), torch.minimum(boxes[..., 2:], others[:, 2:])], -1)

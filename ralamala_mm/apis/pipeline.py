@@ -14,6 +14,7 @@ from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import use_test_time_augmentation
 from ralamala_mm.errors import UserError
 
+_TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
 _READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
 
 
@@ -47,18 +48,25 @@ class Preparation:
             if not Path(image).is_file():
                 raise UserError(f'image {image} does not exist')
             return self._reader(dict(img_path=str(image)))['img']
-        if isinstance(image, np.ndarray) and image.ndim == 2:
-            return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or not image.size:
-            kind = f'an array of shape {image.shape}' if isinstance(image, np.ndarray) else f'a {type(image).__name__}'
-            raise UserError(f'{kind} is no picture: paths are taken, and arrays [H, W, 3] in the order blue, green, red')
-        return image
+        if not isinstance(image, np.ndarray):
+            raise UserError(f'a {type(image).__name__} is no picture: {_TAKEN}')
+        if image.dtype != np.uint8 or not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
+            raise UserError(f'an array of {image.dtype} and shape {image.shape} is no picture: {_TAKEN}')
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
     def prepare(self, picture: np.ndarray, path: str | None = None) -> dict:
-        """The model's `inputs` and `data_samples`; lists of them, one entry a view, for test-time augmentation."""
-        shape = picture.shape[:2]
-        return self._pipeline(dict(img=picture, img_path=path, img_id=0, img_shape=shape, ori_shape=shape, height=shape[0],
-                                   width=shape[1], seg_fields=[], sample_idx=0))
+        """The model's `inputs` and `data_samples`; lists of them, one entry a view, for test-time augmentation.
+
+        Raises:
+            UserError: the pipeline cannot do it, as where a picture of 3000×1 pixels would be made so small that nothing is left.
+        """
+        height, width = shape = picture.shape[:2]
+        try:
+            return self._pipeline(dict(img=picture, img_path=path, img_id=0, img_shape=shape, ori_shape=shape, height=height,
+                                       width=width, seg_fields=[], sample_idx=0))
+        except cv2.error as error:
+            what, why = f'image {path} of' if path else 'a picture of', ' '.join(str(error).split())
+            raise UserError(f'{what} {width}×{height} pixels does not go through the test pipeline: {why}') from error
 
 
 def augmented(config: Config) -> Config:

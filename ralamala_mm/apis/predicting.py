@@ -2,10 +2,9 @@
 
 import difflib
 import itertools
-import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,15 @@ from torch import Tensor, nn
 from ralamala_mm.errors import OptionError, UserError
 
 from .loading import is_segmentor
+from .memory import memory_of
 from .pipeline import Preparation, augmented_model
 from .tiled_detection import detect_in_tiles
 from .tiled_segmentation import segment_in_tiles
-from .tiling import check_tiles
+from .tiling import check_tiles, windows_of
+
+Predicted = BaseDataElement | UserError  # a data sample, or why there is none
+OnFailure = Callable[[object, UserError], None]  # a picture's name, and why it cannot be predicted
+OnTiles = Callable[[int, int], None]  # how many tiles were predicted just then, and how many the picture has
 
 _IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
 _SEARCHED = 4  # batches' worth of pictures among which those of one shape are looked for
@@ -68,7 +72,7 @@ class Predictor:
 
     def __init__(self, model: nn.Module, batch_size: int = 1, score_threshold: float = 0.0, classes: Sequence[str] | None = None,
                  tile: int | None = None, overlap: int | None = None, tta: bool = False):
-        if batch_size < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f'a batch of {batch_size} pictures: it takes a whole number from 1')
         if not 0 <= score_threshold <= 1:
             raise OptionError(f'a score threshold of {score_threshold}: scores lie between 0 and 1')
@@ -82,11 +86,14 @@ class Predictor:
         self.read = self._preparation.read
         self._stepper = augmented_model(model.cfg, model) if tta else model
 
-    def __call__(self, items: Iterable[tuple[object, np.ndarray]]) -> Iterator[tuple[object, np.ndarray, BaseDataElement]]:
+    def __call__(self, items: Iterable[tuple[object, np.ndarray]], on_failure: OnFailure | None = None,
+                 on_tiles: OnTiles | None = None) -> Iterator[tuple[object, np.ndarray, BaseDataElement]]:
         """Predicts pictures that `read` gave.
 
         Args:
             items: a name for the caller, and a picture `[H, W, 3]`. A path as a name is noted in the data sample.
+            on_failure: told of pictures that cannot be predicted, which are passed over then; without it the error is raised.
+            on_tiles: told of tiles as they are predicted.
 
         Yields:
             Name, picture and data sample, in order.
@@ -97,44 +104,50 @@ class Predictor:
         while window := list(itertools.islice(items, size)):
             paths = [str(name) if isinstance(name, str | Path) else None for name, _ in window]
             pictures = [picture for _, picture in window]
-            if self.tile:
-                samples = map(self._in_tiles, pictures, paths)
-            else:
-                samples = self.infer(pictures, paths)
-            for (name, picture), sample in zip(window, samples, strict=True):
-                yield name, picture, self._selected(sample)
+            found = [self._in_tiles(pictures[0], paths[0], on_tiles)] if self.tile else self._infer(pictures, paths)
+            for (name, picture), sample in zip(window, found, strict=True):
+                if isinstance(sample, UserError):
+                    if on_failure is None:
+                        raise sample
+                    on_failure(name, sample)
+                else:
+                    yield name, picture, self._selected(sample)
 
     @torch.no_grad()
-    def infer(self, pictures: Sequence[np.ndarray], paths: Sequence[str | None] | None = None,
-              keeps_logits: bool = False) -> list[BaseDataElement]:
-        """The model's predictions for pictures, each as a whole, on the CPU.
+    def _infer(self, pictures: Sequence[np.ndarray], paths: Sequence[str | None], keeps_logits: bool = False) -> list[Predicted]:
+        """The model's predictions for pictures, each as a whole, on the CPU; or why there is none.
 
         Args:
             pictures: `[H, W, 3]` each.
             paths: of their files.
             keeps_logits: a segmentor's `seg_logits` `[C, H, W]` at the picture's size.
         """
-        samples: list = [None] * len(pictures)
+        found: list = [None] * len(pictures)
         groups = defaultdict(list)
         with DefaultScope.overwrite_default_scope(self.model.cfg.default_scope):
             for i, picture in enumerate(pictures):
-                self._check_memory(picture, keeps_logits)
-                prepared = self._preparation.prepare(picture, paths[i] if paths else None)
+                try:
+                    size = self.batch_size if keeps_logits else self._batch_size_for(picture)
+                    prepared = self._preparation.prepare(picture, paths[i])
+                except UserError as error:
+                    found[i] = error
+                    continue
                 inputs = prepared['inputs']
                 views = [inputs] if isinstance(inputs, Tensor) else inputs
-                groups[tuple(view.shape for view in views)].append((i, prepared))
-            for group in groups.values():
-                for start in range(0, len(group), self.batch_size):
-                    batch = group[start:start + self.batch_size]
-                    predicted = self._step([prepared for _, prepared in batch])
-                    for (i, _), sample in zip(batch, predicted, strict=True):
-                        if not keeps_logits and 'seg_logits' in sample:
-                            del sample.seg_logits
-                        sample.set_metainfo(dict(ori_shape=pictures[i].shape[:2]))
-                        samples[i] = sample.cpu()
-        return samples
+                groups[size, tuple(view.shape for view in views)].append((i, prepared))
+            for (size, _), group in groups.items():
+                for start in range(0, len(group), size):
+                    batch = group[start:start + size]
+                    for (i, _), sample in zip(batch, self._step([prepared for _, prepared in batch]), strict=True):
+                        if isinstance(sample, BaseDataElement):
+                            if not keeps_logits and 'seg_logits' in sample:
+                                del sample.seg_logits
+                            sample.set_metainfo(dict(ori_shape=pictures[i].shape[:2]))
+                            sample = sample.cpu()
+                        found[i] = sample
+        return found
 
-    def _step(self, prepared: list[dict]) -> list[BaseDataElement]:
+    def _step(self, prepared: list[dict]) -> list[Predicted]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings('ignore', message='The shape of value will convert')  # of MMSegmentation's own TTA
@@ -142,29 +155,47 @@ class Predictor:
         except RuntimeError as error:  # PyTorch has a class of its own for GPUs alone
             if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            raise UserError(f'the memory does not suffice for {len(prepared)} of these pictures at a time: a smaller '
-                            '--batch-size, or --tile SIZE, needs less') from error
+            short = UserError(f'the memory does not suffice for {len(prepared)} of these pictures at a time: a smaller '
+                              '--batch-size, or --tile SIZE, needs less')
+            short.__cause__ = error
+            return [short] * len(prepared)
 
-    def _check_memory(self, picture: np.ndarray, keeps_logits: bool) -> None:
-        """A segmentor's logits are as large as the picture; Linux would kill the process that lacks the memory for them."""
-        if not self.segments or keeps_logits:
-            return
+    def _batch_size_for(self, picture: np.ndarray) -> int:
+        """How many such pictures at a time: a segmentor's logits are as large as they are, and Linux would kill the process that
+        lacks the memory for them.
+
+        Raises:
+            UserError: not even one.
+        """
+        if not self.segments:
+            return self.batch_size
         height, width = picture.shape[:2]
         needed = 4 * self.model.out_channels * height * width
-        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-        if next(self.model.parameters()).is_cuda:
-            memory = torch.cuda.mem_get_info(next(self.model.parameters()).device)[1]
-        if needed > memory / 2:
-            raise UserError(f'a picture of {width}×{height} pixels has {needed / 2 ** 30:.0f} GiB of logits for '
+        fitting = int(memory_of(next(self.model.parameters()).device) / 2 / needed)
+        if not fitting:
+            raise UserError(f'a picture of {width}×{height} pixels has {needed / 2 ** 30:.1f} GiB of logits for '
                             f'{self.model.out_channels} classes: --tile 1024 segments it piece by piece')
+        return min(self.batch_size, fitting)
 
-    def _in_tiles(self, picture: np.ndarray, path: str | None) -> BaseDataElement:
-        if self.segments:
-            sample = segment_in_tiles(lambda parts: self.infer(parts, keeps_logits=True), self.model, picture, self.tile,
-                                      self.overlap, self.batch_size)
-        else:
-            sample = detect_in_tiles(lambda parts: list(map(self._above_threshold, self.infer(parts))), picture, self.tile,
-                                     self.overlap, self.batch_size)
+    def _in_tiles(self, picture: np.ndarray, path: str | None, on_tiles: OnTiles | None) -> Predicted:
+        count = len(windows_of(*picture.shape[:2], self.tile, self.overlap))
+        count += count > 1 and not self.segments  # a detector looks at the picture made small, too
+
+        def infer(parts: Sequence[np.ndarray]) -> list[BaseDataElement]:
+            found = self._infer(parts, [path] * len(parts), keeps_logits=self.segments)
+            if failure := next((sample for sample in found if isinstance(sample, UserError)), None):
+                raise failure
+            if on_tiles:
+                on_tiles(len(parts), count)
+            return found if self.segments else list(map(self._above_threshold, found))
+
+        try:
+            if self.segments:
+                sample = segment_in_tiles(infer, self.model, picture, self.tile, self.overlap, self.batch_size)
+            else:
+                sample = detect_in_tiles(infer, picture, self.tile, self.overlap, self.batch_size)
+        except UserError as error:
+            return error
         sample.set_metainfo(dict(img_path=path))
         return sample
 
@@ -195,6 +226,7 @@ def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     Raises:
         UserError: the model does not know one; near names are given.
     """
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, n=3, cutoff=0.6)

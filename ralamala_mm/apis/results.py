@@ -1,6 +1,7 @@
 """Predictions into files: COCO's JSON, a table, masks as pictures; each is there whole or not at all."""
 
 import csv
+import errno
 import json
 import shutil
 import tempfile
@@ -23,6 +24,9 @@ from .numbering import Numbering
 _DETECTION_COLUMNS = ('image', 'frame', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
 _AREA_COLUMNS = ('image', 'frame', 'class', 'pixels', 'share')
 _JPEG_QUALITY = 95
+_OF_THE_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # and not the disk
+# File names need not be UTF-8: what is not becomes an escape that JSON knows, and from which Python makes the name again.
+_TEXT = dict(encoding='utf-8', errors='backslashreplace')
 
 
 class Tables:
@@ -36,7 +40,6 @@ class Tables:
         palette: their colours.
         numbering: their numbers, and those of images.
         info: what was run, for the head of the JSON.
-
         segments: the predictions are a segmentor's.
 
     Raises:
@@ -63,9 +66,9 @@ class Tables:
                 tempfile.TemporaryDirectory(prefix='.predictions.', suffix=UNFINISHED, dir=self.out_dir))
         except OSError as error:
             raise UserError(f'--out-dir {self.out_dir} cannot be written to ({error.strerror})') from error
-        self._images = self._stack.enter_context(Path(folder, 'images').open('w+', encoding='utf-8'))
-        self._annotations = self._stack.enter_context(Path(folder, 'annotations').open('w+', encoding='utf-8'))
-        self._table_file = self._stack.enter_context(Path(folder, 'table').open('w', encoding='utf-8', newline=''))
+        self._images = self._stack.enter_context(Path(folder, 'images').open('w+', **_TEXT))
+        self._annotations = self._stack.enter_context(Path(folder, 'annotations').open('w+', **_TEXT))
+        self._table_file = self._stack.enter_context(Path(folder, 'table').open('w', newline='', **_TEXT))
         self._table = csv.writer(self._table_file)
         self._table.writerow(self._columns)
         return self
@@ -121,7 +124,7 @@ class Tables:
                 write_in_one_move(self.out_dir / 'predictions.csv', lambda path: shutil.copyfile(self._table_file.name, path))
 
     def _write_json(self, path: Path) -> None:
-        with path.open('w', encoding='utf-8') as file:
+        with path.open('w', **_TEXT) as file:
             file.write(f'{{\n "info": {json.dumps(self._info, ensure_ascii=False)}')
             self._images.seek(0)
             self._annotations.seek(0)
@@ -150,15 +153,28 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
         raise UserError(f'picture {path} cannot be written as {path.suffix}')
     try:
         write_in_one_move(path, lambda unfinished: unfinished.write_bytes(content.tobytes()))
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.errno not in _OF_THE_PATH:
+            raise
         raise UserError(f'picture {path} cannot be written ({error.strerror})') from error
 
 
-def write_mask(path: Path, sample: BaseDataElement) -> None:
-    """A segmentor's labels as a grey PNG, 255 where the class was not asked for; of 16 bits, and 65535, for more than
-    255 classes."""
+def write_mask(path: Path, sample: BaseDataElement, categories: Sequence[int]) -> None:
+    """A segmentor's categories as a grey PNG, 255 where the class was not asked for; of 16 bits, and 65535, for categories
+    from 255 on.
+
+    Args:
+        path: of the PNG.
+        sample: of `predict`.
+        categories: the number of each label.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     labels = sample.pred_sem_seg.data[0].numpy()
-    write_picture(path, labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
+    dtype = np.uint8 if max(categories) < 255 else np.uint16
+    values = np.array([*categories, np.iinfo(dtype).max], dtype)
+    write_picture(path, values[np.minimum(labels, len(categories))])
 
 
 def write_coloured(path: Path, sample: BaseDataElement, palette: Sequence[Colour]) -> None:
@@ -189,18 +205,18 @@ class FilmWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame `[H, W, 3]` BGR.
+        """Adds a frame `[H, W, 3]` BGR, made as large as the first one.
 
         Raises:
             UserError: OpenCV cannot write videos here.
         """
         if self._writer is None:
-            size = frame.shape[1::-1]
-            self._writer = cv2.VideoWriter(str(self._file), cv2.VideoWriter_fourcc(*'mp4v'), self._rate, size)
+            self._size = frame.shape[1::-1]
+            self._writer = cv2.VideoWriter(str(self._file), cv2.VideoWriter_fourcc(*'mp4v'), self._rate, self._size)
             if not self._writer.isOpened():
                 raise UserError(f'video {self.path} cannot be written: this OpenCV has no encoder for MP4; --no-draw leaves '
                                 'it out')
-        self._writer.write(frame)
+        self._writer.write(frame if frame.shape[1::-1] == self._size else cv2.resize(frame, self._size))
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         if self._writer is not None:

@@ -36,11 +36,11 @@ def check_tiles(tile: int | None, overlap: int | None) -> int:
         if overlap is not None:
             raise OptionError('--overlap is the overlap of tiles: give --tile SIZE too')
         return 0
-    if tile < SMALLEST:
-        raise OptionError(f'--tile {tile}: tiles have {SMALLEST} pixels at least')
+    if not isinstance(tile, int) or tile < SMALLEST:
+        raise OptionError(f'--tile {tile}: tiles have a whole number of pixels, {SMALLEST} at least')
     overlap = tile // 4 if overlap is None else overlap
-    if not 0 <= overlap < tile:
-        raise OptionError(f'--overlap {overlap}: it takes a number from 0 to {tile - 1}, less than the tile')
+    if not isinstance(overlap, int) or not 0 <= overlap < tile:
+        raise OptionError(f'--overlap {overlap}: it takes a whole number from 0 to {tile - 1}, less than the tile')
     return overlap
 
 

@@ -151,6 +151,10 @@ class Progress:
             left = timedelta(seconds=round((now - self.begun) / self.done * (self.total - self.done)))
             print(f'  {self.what}: {self.done}/{self.total}, {left} left', file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        """Prints a line of its own."""
+        print(f'\n{text}' if self.bar else text, file=sys.stderr, flush=True)
+
     def end(self) -> None:
         if self.bar:
             print(file=sys.stderr)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ralamala_mm.apis.inputs import Film, check_out_dir, drawn_suffix, find_sources, name_outputs
+from ralamala_mm.apis.inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
 from ralamala_mm.errors import UserError
 
 
@@ -45,6 +45,33 @@ def test_two_results_never_have_one_name(photos: Path):
     drawn = name_outputs(sources, drawn_suffix)
     assert {source.name: str(name) for source, name in drawn.items()} == {
         'clip.MP4': 'clip.mp4', 'x.jpg': 'x.jpg', 'x.png': 'x.png'}
+
+
+@pytest.mark.parametrize(('inputs', 'masks', 'drawn'), [
+    (['clip.mp4', 'clip/000000.png'], ['clip.mp4', 'clip/000000.png'], ['clip.mp4', 'clip/000000.png']),
+    (['x.jpg', 'x.png', 'x.jpg.png'], ['x.jpg_1.png', 'x.png', 'x.jpg.png'], ['x.jpg', 'x.png', 'x.jpg.png']),
+    (['v.avi', 'v.mp4', 'v.avi.mp4'], ['v.avi', 'v.mp4', 'v.avi.mp4'], ['v.avi_1.mp4', 'v.mp4', 'v.avi.mp4']),
+    (['a.gif', 'a.png', 'a.gif.png'], ['a.gif_1.png', 'a.png', 'a.gif.png'], ['a.gif_1.png', 'a.png', 'a.gif.png']),
+    (['x.jpg', 'X.PNG/y.jpg'], ['x.jpg.png', 'X.PNG/y.png'], ['x.jpg', 'X.PNG/y.jpg']),
+])
+def test_results_that_would_lie_in_each_others_way(inputs: list[str], masks: list[str], drawn: list[str]):
+    sources = [Source('video' if name.endswith(('mp4', 'avi')) else 'picture', name, name) for name in inputs]
+    names = name_outputs(sources, lambda source: '.png' if source.kind == 'picture' else '')
+    assert [str(names[source]) for source in sources] == masks
+    names = name_outputs(sources, drawn_suffix)
+    assert [str(names[source]) for source in sources] == drawn
+
+
+def test_a_camera_is_one_input_and_no_video():
+    sources = [*find_sources(['0', '00', '1']), Source('video', 'camera0.mp4', 'camera0.mp4')]
+    assert [source.name for source in sources] == ['camera0', 'camera1', 'camera0.mp4']
+    assert len({str(name) for name in name_outputs(sources, drawn_suffix).values()}) == 3
+
+
+def test_links_to_folders_are_followed_once(photos: Path):
+    (photos / 'a' / 'linked').symlink_to(photos / 'b')
+    (photos / 'b' / 'back').symlink_to(photos / 'a')
+    assert names(photos / 'a') == ['deep/y.PNG', 'linked/clip.MP4', 'linked/x.jpg', 'linked/x.png', 'x.jpg']
 
 
 @pytest.mark.parametrize(('path', 'sentence'), [

@@ -13,10 +13,12 @@ from torch import nn
 
 from ralamala_mm.apis import load_model, predict
 from ralamala_mm.apis.masks import decode
+from ralamala_mm.apis.predicting import Predictor
 from ralamala_mm.errors import OptionError, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 MASKS, BOXES, AREAS = (str(CONFIGS / f'{name}_ravlt_t_shapes.py') for name in ('maskrcnn', 'retinanet', 'semanticfpn'))
+WITHOUT_PIPELINE = Config(dict(default_scope='mmdet', model={}, test_dataloader=dict(dataset=dict(type='CocoDataset'))))
 FEW = {'model.test_cfg.rcnn.max_per_img': 20}
 
 
@@ -162,7 +164,7 @@ def test_weights_for_other_classes_bring_theirs_along(tmp_path: Path):
     meta = dict(dataset_meta=dict(classes=('cat', 'dog'), palette=[(1, 2, 3), (4, 5, 6)]))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'weights.pth')
     loaded = load_model(BOXES, tmp_path / 'weights.pth')
-    assert loaded.dataset_meta == dict(classes=('cat', 'dog'), palette=[(1, 2, 3), (4, 5, 6)])
+    assert loaded.dataset_meta == dict(classes=('cat', 'dog'), palette=[(1, 2, 3), (4, 5, 6)], reduce_zero_label=False)
     assert loaded.bbox_head.num_classes == 2
     assert set(predict(loaded, PICTURES[0]).pred_instances.labels.tolist()) <= {0, 1}
 
@@ -171,11 +173,19 @@ def test_weights_for_other_classes_bring_theirs_along(tmp_path: Path):
     (lambda model: predict(model, 'nowhere.jpg'), 'image nowhere.jpg does not exist'),
     (lambda model: predict(model, PICTURES[0], classes=['circel']), '--classes circel: .* did you mean circle?'),
     (lambda model: predict(model, PICTURES[0], classes=['zebra']), 'it knows circle, square, triangle, star'),
-    (lambda model: predict(model, [np.zeros((3, 4, 5, 6))]), r'an array of shape \(3, 4, 5, 6\) is no picture'),
+    (lambda model: predict(model, [np.zeros((3, 4, 5, 6))]), r'shape \(3, 4, 5, 6\) is no picture'),
+    (lambda model: predict(model, [np.zeros((3, 4, 4), np.uint8)]), r'of uint8 and shape \(3, 4, 4\) is no picture'),
+    (lambda model: predict(model, [np.zeros((3, 4, 3))]), 'of float64 and shape'),
+    (lambda model: predict(model, [np.zeros((0, 5), np.uint8)]), 'is no picture'),
+    (lambda model: predict(model, [np.zeros((3000, 1, 3), np.uint8)]), '1×3000 pixels does not go through the test pipeline'),
     (lambda model: predict(model, [None]), 'a NoneType is no picture'),
+    (lambda model: predict(model, PICTURES[0], classes='zebra'), '--classes zebra'),
+    (lambda model: predict(model, PICTURES[0], batch_size=1.5), 'a whole number from 1'),
+    (lambda model: predict(model, PICTURES[0], tile=200.0), 'a whole number of pixels'),
+    (lambda model: load_model(WITHOUT_PIPELINE), 'whose pipeline prepares'),
     (lambda model: predict(model, PICTURES[0], batch_size=0), 'a whole number from 1'),
     (lambda model: predict(model, PICTURES[0], score_threshold=50), 'scores lie between 0 and 1'),
-    (lambda model: predict(model, PICTURES[0], tile=100, overlap=100), 'a number from 0 to 99'),
+    (lambda model: predict(model, PICTURES[0], tile=100, overlap=100), 'a whole number from 0 to 99'),
     (lambda model: load_model(MASKS, 'nowhere.pth'), 'checkpoint nowhere.pth does not exist'),
     (lambda model: load_model('nowhere.py'), 'config nowhere.py does not exist'),
     (lambda model: load_model(MASKS, device='abacus'), '--device abacus'),
@@ -186,6 +196,35 @@ def test_mistakes_are_told_in_a_sentence(detector: nn.Module, mistake: Callable,
     with pytest.raises(UserError, match=sentence):
         mistake(detector)
     assert issubclass(OptionError, ValueError)
+
+
+def test_what_cannot_be_predicted_is_passed_over(detector: nn.Module):
+    told = []
+    predictor = Predictor(detector, batch_size=4)
+    items = list(enumerate([PICTURES[0], np.zeros((3000, 1, 3), np.uint8), PICTURES[1]]))
+    assert [name for name, *_ in predictor(items, lambda name, error: told.append((name, error.sentence)))] == [0, 2]
+    assert [name for name, _ in told] == [1]
+    with pytest.raises(UserError, match='does not go through'):
+        list(predictor(items))
+
+
+def test_tiles_are_told_as_they_are_predicted(detector: nn.Module, segmentor: nn.Module):
+    for model, count in ((detector, 7), (segmentor, 6)):  # a detector also looks at the picture made small
+        told = []
+        predictor = Predictor(model, tile=128, batch_size=4)
+        list(predictor([('large', picture(200, 300, 4))], on_tiles=lambda *tiles, told=told: told.append(tiles)))
+        assert sum(predicted for predicted, _ in told) == count
+        assert {total for _, total in told} == {count}
+
+
+def test_a_batch_is_as_large_as_the_memory_allows(segmentor: nn.Module, monkeypatch: pytest.MonkeyPatch):
+    sizes = []
+    step = segmentor.test_step
+    monkeypatch.setattr(segmentor, 'test_step', lambda data: sizes.append(len(data['inputs'])) or step(data))
+    one = 4 * segmentor.out_channels * 96 * 128
+    monkeypatch.setattr('ralamala_mm.apis.predicting.memory_of', lambda device: 2 * 2 * one)
+    predict(segmentor, [PICTURES[0]] * 5, batch_size=4)
+    assert sizes == [2, 2, 1]
 
 
 def test_logits_that_no_memory_holds_are_refused(segmentor: nn.Module, monkeypatch: pytest.MonkeyPatch):

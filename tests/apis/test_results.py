@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ralamala_mm.apis.drawing import draw
-from ralamala_mm.apis.numbering import labels_as_numbers, numbering_of
+from ralamala_mm.apis.numbering import numbering_of, numbers_in_masks
 from ralamala_mm.apis.results import Tables, write_coloured, write_mask, write_picture
+from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
 PALETTE = [(220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40)]
@@ -84,7 +86,7 @@ def test_coco_classes_have_cocos_numbers_without_its_files():
 
 def test_nothing_is_left_of_what_was_interrupted(truth: COCO, tmp_path: Path):
     def interrupted() -> None:
-        with Tables(tmp_path, CLASSES, PALETTE, labels_as_numbers(CLASSES), {}, False) as tables:
+        with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), {}, False) as tables:
             tables.add(perfect(truth, next(iter(truth.imgs.values())), True), 'a.png')
             raise KeyboardInterrupt
 
@@ -103,13 +105,13 @@ def test_masks_hold_the_labels_and_the_tables_their_pixels(tmp_path: Path):
     labels = np.random.default_rng(0).integers(0, 4, (20, 30)).astype(np.uint8)
     labels[:5] = 255
     sample = areas(labels)
-    write_mask(tmp_path / 'masks' / 'a.png', sample)
+    write_mask(tmp_path / 'masks' / 'a.png', sample, range(4))
     write_coloured(tmp_path / 'coloured' / 'a.png', sample, PALETTE)
     assert (np.asarray(Image.open(tmp_path / 'masks' / 'a.png')) == labels).all()
     coloured = np.asarray(Image.open(tmp_path / 'coloured' / 'a.png'))
     assert (coloured[labels == 2] == PALETTE[2]).all()
     assert (coloured[labels == 255] == 0).all()
-    with Tables(tmp_path, CLASSES, PALETTE, labels_as_numbers(CLASSES), {}, segments=True) as tables:
+    with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), {}, segments=True) as tables:
         tables.add(sample, 'a.jpg', mask='masks/a.png')
     content = COCO(tmp_path / 'predictions.json')
     assert len(content.anns) == 4
@@ -121,9 +123,69 @@ def test_masks_hold_the_labels_and_the_tables_their_pixels(tmp_path: Path):
 
 
 def test_labels_beyond_255_are_written_with_16_bits(tmp_path: Path):
-    labels = np.array([[0, 299, 300]], np.int32)
-    write_mask(tmp_path / 'a.png', areas(labels))
+    labels = np.array([[0, 299, 65535]], np.int32)
+    write_mask(tmp_path / 'a.png', areas(labels), range(300))
     assert (cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED) == labels).all()
+
+
+def test_masks_are_as_mmsegmentation_writes_them(tmp_path: Path):
+    """With ADE20K's 0 for no class."""
+    from mmseg.evaluation import IoUMetric
+
+    labels = np.arange(150, dtype=np.uint8).reshape(10, 15)
+    metric = IoUMetric(format_only=True, output_dir=str(tmp_path / 'theirs'))
+    metric.dataset_meta = dict(classes=[str(label) for label in range(150)])
+    metric.process({}, [dict(pred_sem_seg=dict(data=torch.tensor(labels)[None]), img_path='a.jpg', reduce_zero_label=True)])
+    numbering = numbers_in_masks(metric.dataset_meta['classes'], reduce_zero_label=True)
+    write_mask(tmp_path / 'ours.png', areas(labels), numbering.categories)
+    theirs = np.asarray(Image.open(tmp_path / 'theirs' / 'a.png'))
+    assert (np.asarray(Image.open(tmp_path / 'ours.png')) == theirs).all()
+    assert theirs.min() == 1
+    # 255 classes from 1 on leave no 8-bit number for pixels of none.
+    write_mask(tmp_path / 'more.png', areas(np.array([[0, 254]], np.int32)), range(1, 256))
+    assert cv2.imread(str(tmp_path / 'more.png'), cv2.IMREAD_UNCHANGED).tolist() == [[1, 255]]
+    assert cv2.imread(str(tmp_path / 'more.png'), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+
+
+def test_names_that_are_not_utf8_come_back(truth: COCO, tmp_path: Path):
+    name = os.fsdecode(b'caf\xe9.jpg')
+    with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), dict(description=name), False) as tables:
+        tables.add(perfect(truth, next(iter(truth.imgs.values())), True), name, name)
+    content = json.loads((tmp_path / 'predictions.json').read_text(encoding='utf-8'))
+    assert content['images'][0]['file_name'] == content['info']['description'] == name
+    assert list(csv.DictReader((tmp_path / 'predictions.csv').open(encoding='utf-8')))
+
+
+@pytest.mark.parametrize('content', [
+    '{"images": [', '[]', '{}', '{"categories": [{"id": 1}], "images": []}', '{"categories": [], "images": [3]}', b'\xff\xfe'])
+def test_numbers_do_not_need_whole_annotations(tmp_path: Path, content: str | bytes):
+    path = tmp_path / 'annotations.json'
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    config = Config(dict(test_dataloader=dict(dataset=dict(ann_file=str(path)))))
+    assert numbering_of(config, CLASSES).categories == [1, 2, 3, 4]
+
+
+def test_numbers_that_are_no_integers_are_kept(tmp_path: Path):
+    path = tmp_path / 'annotations.json'
+    path.write_text(json.dumps(dict(categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)],
+                                    images=[dict(id='first', file_name=str(tmp_path / 'a.jpg'))])))
+    numbering = numbering_of(Config(dict(test_dataloader=dict(dataset=dict(ann_file=str(path))))), CLASSES)
+    assert [numbering.image_id(str(tmp_path / name)) for name in ('a.jpg', 'b.jpg')] == ['first', 1]
+
+
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match='File name too long'):
+        write_picture(tmp_path / f'{"a" * 300}.png', np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / 'folder').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        write_picture(tmp_path / 'folder' / 'a.png', np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize('picture', [
+    np.full((40, 50, 3), 300.7, np.float32), np.full((40, 50), 128, np.uint8), np.full((40, 50, 3), -4, np.int16)])
+def test_pictures_of_other_kinds_are_drawn_on(picture: np.ndarray):
+    drawn = draw(picture, areas(np.zeros((40, 50), np.uint8)), ['sky\nand\tsea'], PALETTE)
+    assert (drawn.shape, drawn.dtype) == ((40, 50, 3), np.uint8)
 
 
 @pytest.mark.parametrize('encoded', [False, True])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +34,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def photos(shapes_root: Path, tmp_path: Path) -> Path:
-    """Two whole pictures in folders of their own, and a broken one."""
+    """Two whole pictures in folders of their own, a broken one, and one of which no pipeline leaves anything."""
     folder = tmp_path / 'photos'
     first, second, third = sorted((shapes_root / 'val').iterdir())[:3]
     for source, name in ((first, 'one.png'), (second, 'deep/two.png')):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
     (folder / 'broken.png').write_bytes(third.read_bytes()[:100])
+    cv2.imwrite(str(folder / 'thin.png'), np.zeros((3000, 1, 3), np.uint8))
     return folder
 
 
@@ -56,8 +58,9 @@ def test_detection_in_a_folder(call: Callable, weights: dict, photos: Path, tmp_
     result = call('python', 'tools/infer.py', DETECTOR, weights[DETECTOR], photos, '--out-dir', out, '--score-threshold', 0.2,
                   '--classes', 'circle', 'star', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=30')
     assert result.returncode == 1
-    assert 'broken.png' in result.stderr
-    assert 'error: 1 of 3 inputs could not be predicted' in result.stderr
+    for name, why in (('broken.png', 'damaged'), ('thin.png', '1×3000 pixels does not go through the test pipeline')):
+        assert any(name in line and why in line for line in result.stderr.splitlines()), result.stderr
+    assert 'error: 2 of 4 inputs could not be predicted' in result.stderr
     assert 'Traceback' not in result.stderr
     assert '2 pictures; ' in result.stdout
     assert sorted(str(path.relative_to(out)) for path in out.rglob('*.*')) == [
@@ -95,7 +98,21 @@ def test_segmentation_of_a_picture_and_a_video_in_tiles(call: Callable, weights:
     assert all((out / image['mask']).exists() for image in content['images'])
 
 
+def test_a_pattern_and_test_time_augmentation_without_drawings(call: Callable, weights: dict, photos: Path, tmp_path: Path):
+    out = tmp_path / 'out'
+    strange = photos / os.fsdecode(b'caf\xe9.png')  # a name that is not UTF-8
+    shutil.copyfile(photos / 'one.png', strange)
+    result = call('python', 'tools/infer.py', SEGMENTOR, weights[SEGMENTOR], f'{photos}/**/*[eo\udce9].png', '--out-dir', out,
+                  '--tta', '--no-draw')
+    assert result.returncode == 0, result.stderr[-3000:]
+    content = json.loads((out / 'predictions.json').read_text(encoding='utf-8'))
+    assert {image['file_name'] for image in content['images']} == {'one.png', 'two.png', strange.name}
+    assert {path.relative_to(out).parts[0] for path in out.rglob('*.*')} == {'masks', 'predictions.json', 'predictions.csv'}
+    assert all((out / image['mask']).exists() for image in content['images'])
+
+
 @pytest.mark.parametrize(('options', 'sentence'), [
+    (['PHOTOS', '--coloured'], 'error: --coloured is for segmentors'),
     (['PHOTOS', '--out-dir', 'PHOTOS/out'], 'lies in the input'),
     (['PHOTOS', '--classes', 'sqare'], 'error: --classes sqare: the model has no such class; did you mean square or'),
 ])
