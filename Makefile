@@ -4,6 +4,8 @@ VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 PYTHON ?= python3
 JOBS ?= 2
 BIN = $(VENV)/bin
+# It makes environments; the launchers in tools/ take a PYTHON of their surroundings for the one to run with.
+unexport PYTHON
 
 .PHONY: install demo test lint docs
 

@@ -1,12 +1,13 @@
 """What PyTorch raises when the machine fails rather than the program, in a sentence that says what to do."""
 
 import re
+import traceback
 from collections.abc import Container
 
 # What the error's type and text hold; what is told; what may be done in any tool; and what where a tool has the option,
 # of which `resume` is the training's. The first that matches counts.
 _FAILURES = (
-    (r'DataLoader worker \(pid\S* [\d, ]+\).*(?:signal|exited unexpectedly)',
+    (r'DataLoader worker \(pid\S* [\d, ]+\).*(?:signal|exited unexpectedly)|^from a worker: ',
      'a data loader worker died, most often for want of memory', 'give the job more memory (/dev/shm too)',
      dict(resume='lower train_dataloader.num_workers', workers='lower --workers')),
     (r'(?:CUDA|HIP) out of memory',
@@ -35,12 +36,18 @@ def explain_failure(error: BaseException, options: Container[str] = ()) -> str |
         error: what was raised.
         options: the tool's, such as its parsed arguments; no other is advised.
     """
-    if not isinstance(error, RuntimeError | OSError | MemoryError):
+    if not isinstance(error, RuntimeError | OSError | MemoryError | EOFError):
         return None
-    text = f'{type(error).__name__}: {error}'
+    text = f'{"from a worker: " if _is_cut_off_worker(error) else ""}{type(error).__name__}: {error}'
     for pattern, what, in_any_tool, by_option in _FAILURES:
         if re.search(pattern, text, re.DOTALL):
             remedies = [remedy for option, remedy in by_option.items() if option in options]
             goes_on = '; --resume goes on from the newest checkpoint' if 'resume' in options else ''
             return f'{what}: {", or ".join([*remedies, in_any_tool])}{goes_on}'
     return None
+
+
+def _is_cut_off_worker(error: BaseException) -> bool:
+    """Whether a data loader was reading from a worker that ended in the midst of it, before PyTorch saw that it had."""
+    return isinstance(error, ConnectionError | EOFError) and any(
+        frame.f_code.co_name == '_try_get_data' for frame, _ in traceback.walk_tb(error.__traceback__))

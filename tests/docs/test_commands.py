@@ -98,7 +98,7 @@ def test_launchers(command: Command, workplace: Path, tmp_path: Path):
     for name in ('python', 'srun', 'sbatch', 'scontrol'):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n{"cat" if name == "sbatch" else ""}\n')
         (tmp_path / name).chmod(0o755)
-    environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', **command.variables)
+    environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', PYTHON='python', **command.variables)
     result = subprocess.run(['bash', *command.words], cwd=workplace, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     script = re.sub(r'.*_(\w+)\.sh', r'\1.py', command.words[0])

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 
 import pytest
+from torch.utils.data import DataLoader
 
 from ralamala_mm.engine.failures import explain_failure
 
@@ -62,3 +63,17 @@ run(parser, fill_the_memory)
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == 'error: the memory is full: lower --batch-size, or give the job more.'
+
+
+@pytest.mark.parametrize('error', [ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), EOFError()])
+def test_a_worker_that_ends_while_it_is_read_from(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    """What a data loader raises before PyTorch has seen that the worker is gone; elsewhere it means another thing."""
+    def cut_off(*_, **__):
+        raise error
+
+    iterator = iter(DataLoader(range(4), num_workers=1))
+    monkeypatch.setattr(iterator._data_queue, 'get', cut_off)
+    with pytest.raises(type(error)) as caught:
+        next(iterator)
+    assert explain_failure(caught.value, TRAIN).startswith('a data loader worker died')
+    assert 'data loader' not in (explain_failure(error.with_traceback(None), TRAIN) or '')
