@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 from pycocotools import mask as masks
@@ -86,11 +87,11 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
             image, annotated = _original(dataset, index, info, segments)
             text = f'{Path(info["img_path"]).name}, {image.shape[1]}×{image.shape[0]}'
         else:
-            sample = dataset[index]
-            if sample is None:
-                raise UserError(f'the pipeline makes nothing of {info["img_path"]}: nothing of it is left after its transforms')
+            sample = _sample(dataset, index, info)
             image, annotated = _transformed(sample, segments)
             text = f'{i}: {image.shape[1]}×{image.shape[0]}'
+            if (shown_path := sample['data_samples'].get('img_path')) and shown_path != info['img_path']:
+                text += f', of another, {Path(shown_path).name}, as the pipeline drops this one'
         shown = resize(image, SIDE)
         if not segments:
             shown = draw_objects(shown, annotated, shown.shape[0] / image.shape[0], classes, palette)
@@ -100,8 +101,21 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
     return row
 
 
+def _sample(dataset: Dataset, index: int, info: dict) -> dict:
+    """What the pipeline makes of a picture; of another one, drawn at random, if it drops that one, as in training."""
+    try:
+        sample = dataset[index]
+    except Exception as error:
+        if 'Cannot find valid image' not in str(error):  # MMEngine has no type for it
+            raise
+        sample = None
+    if sample is None:
+        raise UserError(f'the pipeline makes nothing of {info["img_path"]}: nothing of it is left after its transforms')
+    return sample
+
+
 def _transforms(dataset: Dataset) -> list:
-    while not hasattr(dataset, 'pipeline'):
+    while not isinstance(getattr(dataset, 'pipeline', None), Compose):  # those that join pictures have a list of their own
         dataset = (getattr(dataset, 'datasets', None) or [dataset.dataset])[0]
     return dataset.pipeline.transforms
 
@@ -233,7 +247,7 @@ def _class_bars(statistics: Statistics, palette: Sequence[tuple[int, int, int]],
     total = max(sum(amounts.values()), 1)
     axes.bar_label(bars, [f'{amounts[label]:,} ({amounts[label] / total:.1%}), in {statistics.seen_in[label]:,} pictures'
                           for label in order], padding=3, fontsize=8)
-    axes.set_yticks(range(len(order)), [statistics.classes[label] for label in order])
+    axes.set_yticks(range(len(order)), [statistics.classes[label] for label in order], parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.4)
     axes.xaxis.set_major_formatter('{x:,.0f}')

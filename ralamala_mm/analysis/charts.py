@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,6 +17,7 @@ STYLES = ('-', '--', '-.', ':')
 MOST_POINTS = 400  # of a line
 _INK = '#010203'  # stands for the page's own text colour until the SVG is written
 _SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.size': 9.5, 'font.family': 'sans-serif',
+             'text.parse_math': False,  # names may hold dollar signs
              'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK, 'xtick.color': _INK, 'ytick.color': _INK,
              'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 10.5, 'legend.frameon': False,
              'axes.linewidth': 0.6}
@@ -55,14 +57,15 @@ def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | N
     with _drawing(title, _HEIGHT + rows * _LEGEND_ROW) as (axes, chart):
         for place in marks:
             axes.axvline(place, color=_INK, alpha=0.5, linewidth=0.8, linestyle=':')
+        handles = []
         for i, line in enumerate(lines):
             step = -(-len(line.points) // MOST_POINTS)
             points = [*line.points[::step], line.points[-1]]
-            axes.plot(*zip(*points, strict=True), label=line.name, color=COLOURS[i % len(COLOURS)], linewidth=1.4,
-                      linestyle=STYLES[i % len(STYLES)], marker='o' if markers else None, markersize=3.5)
+            handles += axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.4,
+                                 linestyle=STYLES[i % len(STYLES)], marker='o' if markers else None, markersize=3.5)
         axes.set(xlabel=x, ylabel=y, ylim=(0, top))
         if rows:
-            axes.figure.legend(loc='outside lower center', ncols=2, fontsize=8.5, handlelength=2.6, columnspacing=1.2)
+            _add_legend(axes, handles, [line.name for line in lines])
     return chart
 
 
@@ -77,19 +80,24 @@ def bar_chart(title: str, x: str, names: Sequence[str], bars: dict[str, Sequence
     """
     rows = -(-len(bars) // 2) if len(bars) > 1 else 0
     with _drawing(title, _HEIGHT + rows * _LEGEND_ROW) as (axes, chart):
-        thick = 0.8 / len(bars)
-        for i, (name, values) in enumerate(bars.items()):
+        thick, handles = 0.8 / len(bars), []
+        for i, values in enumerate(bars.values()):
             places = [group - 0.4 + thick * (i + 0.5) for group in range(len(names))]
-            drawn = axes.barh(places, values, thick * 0.92, label=name, color=COLOURS[i % len(COLOURS)])
-            axes.bar_label(drawn, fmt='%.1f', padding=2, fontsize=8 if len(bars) < 3 else 6.5)
+            handles.append(axes.barh(places, values, thick * 0.92, color=COLOURS[i % len(COLOURS)]))
+            axes.bar_label(handles[-1], fmt='%.1f', padding=2, fontsize=8 if len(bars) < 3 else 6.5)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel=x)
         axes.margins(x=0.12)
         axes.grid(False, axis='y')
         if rows:
-            axes.figure.legend(loc='outside lower center', ncols=2, fontsize=8.5)
+            _add_legend(axes, handles, list(bars))
     return chart
+
+
+def _add_legend(axes: Axes, handles: list[Artist], names: list[str]) -> None:
+    """Below the chart. Names that begin with '_', as 'labels' of lines and bars, would be left out of it."""
+    axes.figure.legend(handles, names, loc='outside lower center', ncols=2, fontsize=8.5, handlelength=2.6, columnspacing=1.2)
 
 
 @contextmanager

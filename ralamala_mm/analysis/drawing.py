@@ -9,6 +9,8 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as masks
 
+from ralamala_mm.apis.colours import distinct_colours
+
 from .detections import Objects
 
 IGNORED = 255  # where annotations of segmentation name no class
@@ -109,9 +111,9 @@ def read_image(path: str) -> np.ndarray:
 def resize(image: np.ndarray, side: int) -> np.ndarray:
     """A picture whose longer side has about `side` pixels; small ones grow by a whole factor."""
     factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return cv2.resize(image, None, fx=round(factor), fy=round(factor), interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    factor, interpolation = (round(factor), cv2.INTER_NEAREST) if factor >= 1 else (factor, cv2.INTER_AREA)
+    height, width = (max(round(factor * size), 1) for size in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
 def palette_of(metainfo: dict) -> list[tuple[int, int, int]]:
@@ -119,6 +121,4 @@ def palette_of(metainfo: dict) -> list[tuple[int, int, int]]:
     palette, count = metainfo.get('palette'), len(metainfo['classes'])
     if isinstance(palette, list | tuple) and len(palette) >= count:
         return [tuple(int(value) for value in colour) for colour in palette[:count]]
-    hues = np.arange(count) * 180 * 0.618 % 180  # the golden ratio keeps neighbours apart
-    hsv = np.stack([hues, np.full(count, 170), np.full(count, 220)], axis=1).astype(np.uint8)
-    return [tuple(int(value) for value in colour) for colour in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
+    return distinct_colours(count)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statistics
@@ -14,6 +15,7 @@ from ralamala_mm.analysis.drawing import palette_of
 from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.datasets import set_data_root, use_checked_loading
 from ralamala_mm.engine import load_config
+from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +72,39 @@ def test_segmentation(shapes_root: Path, tmp_path: Path):
     seen = [sum((mask == label).any() for mask in masks) for label in range(5)]
     assert [one['pictures'] for one in numbers['per_class'].values()] == seen
     assert numbers['ignored_pixels'] == 0
+
+
+def shapes_detection(shapes_root: Path, name: str = 'maskrcnn') -> Config:
+    config = load_config(str(ROOT / f'configs/demo/{name}_ravlt_t_shapes.py'))
+    set_data_root(config, str(shapes_root))
+    use_checked_loading(config)
+    return config
+
+
+def test_a_picture_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Training takes another one in its place: that is said, and so is that there is none."""
+    texts = []
+    monkeypatch.setattr('ralamala_mm.analysis.browsing.caption', lambda image, text: texts.append(text) or image)
+    config = shapes_detection(shapes_root)
+    pipeline = config.train_dataloader.dataset.pipeline
+    pipeline.insert(len(pipeline) - 1, dict(type='FilterAnnotations', min_gt_bbox_wh=(46, 46)))
+    draw_sheets(config, build_dataset(config, 'train'), 12, 1, tmp_path)
+    originals = [text.split(',')[0] for text in texts[::2]]
+    others = [(name, text) for name, text in zip(originals, texts[1::2], strict=True) if 'of another' in text]
+    assert 0 < len(others) < 12
+    assert all(name not in text for name, text in others)
+    pipeline[-2]['min_gt_bbox_wh'] = (500, 500)
+    with pytest.raises(UserError, match='the pipeline makes nothing of'):
+        draw_sheets(config, build_dataset(config, 'train'), 1, 1, tmp_path)
+
+
+def test_pictures_that_are_joined(shapes_root: Path, tmp_path: Path):
+    config = shapes_detection(shapes_root, 'retinanet')
+    dataset = config.train_dataloader.dataset
+    loaders, others = dataset.pipeline[:2], dataset.pipeline[2:]
+    loaders[1].with_mask = False  # MMDetection joins no masks
+    mosaic = dict(type='Mosaic', img_scale=(128, 128), pad_val=114.0)
+    config.train_dataloader.dataset = dict(type='MultiImageMixDataset', dataset=dict(dataset, pipeline=loaders),
+                                           pipeline=[mosaic, *others])
+    draw_sheets(config, build_dataset(config, 'train'), 2, 1, tmp_path)
+    assert (tmp_path / 'pictures_1.png').stat().st_size > 1000

@@ -13,6 +13,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f'--images {args.images}: give 1 or more, or --no-predictions')
     if args.base and not args.base.is_file():
         raise UserError(f'--base {args.base}: there is no such config file')
+    if args.base and args.base.suffix != '.py':
+        raise UserError(f'--base {args.base}: give a Python config (*.py), whose bases can be told')
     out = args.out or args.work_dirs[0] / ('report.html' if len(args.work_dirs) == 1 else 'comparison.html')
     notices = make_report(args.work_dirs, out, 0 if args.no_predictions else args.images, args.base, args.data, args.device)
     for notice in notices:
@@ -30,7 +32,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', metavar='DIR', help='folder of the data, if it is not where it was in training')
     parser.add_argument('--base', type=Path, metavar='CONFIG',
                         help='config file that the run is compared with; found by its name by default')
-    parser.add_argument('--device', help='to predict on; the first GPU, or else the CPU')
+    parser.add_argument('--device', default='auto', help='to predict on: cpu, cuda, cuda:1, …; a GPU if there is one by default')
     add_trust_option(parser)
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ralamala_mm.apis.loading import find_device
 from ralamala_mm.errors import UserError
 
 from .detection import Detections, evaluate_detections
@@ -14,7 +15,7 @@ __all__ = ['Run', 'make_report', 'read_run']
 
 
 def make_report(folders: list[Path], out: Path, images: int, base: Path | None = None, data: str | None = None,
-                device: str | None = None) -> list[str]:
+                device: str = 'auto') -> list[str]:
     """Writes the report of one work directory, or of several beside each other.
 
     Args:
@@ -23,14 +24,15 @@ def make_report(folders: list[Path], out: Path, images: int, base: Path | None =
         images: how many validation pictures to predict at most; 0 for none.
         base: the config file that the run's config is compared with; by default the one of its name in `configs/`.
         data: folder of the validation data, if it is not where the config says.
-        device: to predict on, as torch names it.
+        device: to predict on, as torch names it; 'auto' takes a GPU if there is one.
 
     Returns:
         What the page says is missing.
 
     Raises:
-        UserError: a folder is no work directory, or nothing can be said about it.
+        UserError: a folder is no work directory, nothing can be said about it, or there is no such device.
     """
+    find_device(device)
     runs = [read_run(folder) for folder in folders]
     name_apart(runs)
     notices, results = [], []
@@ -44,12 +46,17 @@ def make_report(folders: list[Path], out: Path, images: int, base: Path | None =
     return write_page(out, runs, results, notices, base)
 
 
-def _evaluate(run: Run, images: int, data: str | None, device: str | None) -> tuple[Detections | Segmentations | None, list[str]]:
-    """The numbers of a run's predictions, or None and why there are none."""
+def _evaluate(run: Run, images: int, data: str | None, device: str) -> tuple[Detections | Segmentations | None, list[str]]:
+    """The numbers of a run's predictions, or None, and what is missing of them and why."""
     if not images:
         return None, [f'{run.name}: no predictions were asked for, so that only curves are shown.']
     try:
         predictions = predict_run(run, images, data, device)
+        result = (evaluate_segmentations if run.segments else evaluate_detections)(predictions)
     except UserError as error:
         return None, [f'{run.name}: nothing could be predicted, so that only curves are shown: {error.sentence}']
-    return (evaluate_segmentations if run.segments else evaluate_detections)(predictions), []
+    notices = []
+    if bare := predictions.without_masks:
+        notices.append(f'{run.name}: no numbers of masks, as annotations of {len(bare)} of {len(predictions.pictures)} pictures '
+                       f'have no segmentation ({", ".join(bare[:3])}{", …" if len(bare) > 3 else ""}).')
+    return result, notices

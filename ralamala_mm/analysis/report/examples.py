@@ -31,8 +31,8 @@ def best_and_worst(results: Detections | Segmentations, count: int) -> tuple[lis
     known = np.flatnonzero(np.isfinite(results.qualities))
     busy = np.array([_objects(picture) for picture in results.predictions.pictures])
     order = known[np.lexsort((-busy[known], results.qualities[known]))]  # of equal ones, more objects are worse to get wrong
-    count = min(count, len(order) // 2)
-    chosen = order[::-1][:count], order[:count]
+    worst = order[:min(count, len(order) // 2)]  # no picture is among both
+    chosen = order[::-1][:min(count, len(order) - len(worst))], worst
     return tuple([_example([results], int(i), ['prediction']) for i in part] for part in chosen)
 
 
@@ -62,7 +62,7 @@ def _objects(picture: DetectedPicture | SegmentedPicture) -> int:
 def draw_detection(picture: DetectedPicture, predictions: Predictions, predicted: bool) -> str:
     """The picture with its annotations, or with the confident predictions, as the address of its data."""
     image = resize(read_image(picture.path), SIDE)
-    scale = image.shape[0] / picture.height
+    scale = max(image.shape[:2]) / max(picture.height, picture.width)
     objects = picture.predicted[picture.predicted.scores >= CONFIDENT] if predicted else picture.truth
     return as_address(draw_objects(image, objects, scale, predictions.classes, predictions.palette, scores=predicted))
 

@@ -17,6 +17,7 @@ from . import tables
 from .config_differences import Difference, differences, differences_from_base, find_config, flatten
 from .detection import CONFIDENT, OVERLAP, Detections
 from .examples import Example, best_and_worst, most_different
+from .metrics import CHARTS, last_part, short_names, to_percent
 from .runs import Run, Series
 from .segmentation import Segmentations
 
@@ -24,8 +25,6 @@ TEMPLATES = Path(__file__).parent / 'templates'
 EXAMPLES = 6  # best pictures, and worst
 MOST_CLASSES = 6  # whose precision is drawn
 _OVERLAPS = {0: '.50', 5: '.75', 8: '.90'}  # index in COCO's ten
-_METRICS = {'box AP': ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75'),
-            'mask AP': ('coco/segm_mAP', 'coco/segm_mAP_50', 'coco/segm_mAP_75'), 'mIoU and accuracy': ('mIoU', 'mAcc', 'aAcc')}
 Results = list[Detections | Segmentations | None]  # one for each run; None without predictions
 
 
@@ -42,7 +41,7 @@ class Page:
     base_differences: list[tuple[str, list[Difference]]]  # heading and settings, of each run
     run_differences: list[Difference] | None
     curves: list[Chart]
-    parts: list[Chart]  # curves of the single losses
+    parts: list[Chart]  # curves of the single losses and of metrics beyond the usual ones
     summary: tables.Table | None = None
     predicted: str = ''  # on what
     classes: tables.Table | None = None
@@ -87,7 +86,7 @@ def _make_page(runs: list[Run], results: Results, notices: list[str], base: Path
                            '--base names the config file.')
     page = Page(' and '.join(names), runs, notices, tables.facts_table(runs), tables.environment_table(runs),
                 tables.metrics_table(runs), base_differences,
-                differences([flatten(run.config) for run in runs]) if len(runs) > 1 else None, _curves(runs), _loss_parts(runs))
+                differences([flatten(run.config) for run in runs]) if len(runs) > 1 else None, _curves(runs), _other_curves(runs))
     _add_results(page, runs, results)
     return page
 
@@ -120,7 +119,7 @@ def _examples(found: list[Detections | Segmentations], names: list[str]) -> list
         best, worst = best_and_worst(result, EXAMPLES)
         of = f' of {name}' if len(found) > 1 else ''
         examples += [(f'best pictures{of}', best), (f'worst pictures{of}', worst)]
-    return examples
+    return [(heading, pictures) for heading, pictures in examples if pictures]  # a single picture is not the worst too
 
 
 def _curves(runs: list[Run]) -> list[Chart]:
@@ -132,33 +131,42 @@ def _curves(runs: list[Run]) -> list[Chart]:
         lines = _lines(runs, training, name)
         if lines:
             charts.append(line_chart(title, 'iteration', title.split()[-1], lines, marks=marks))
-    for title, names in _METRICS.items():
-        keys = [key for key in names if any(key in series for series in metrics)]
-        if len(runs) == 1:
-            lines = [Line(key.removeprefix('coco/'), _in_percent(key, metrics[0][key])) for key in keys]
-            if lines:
-                charts.append(line_chart(f'{title}, validation', 'iteration', 'percent', lines, marks=marks, markers=True))
-        for key in keys[:2] if len(runs) > 1 else []:
-            lines = [Line(line.name, _in_percent(key, line.points)) for line in _lines(runs, metrics, key)]
-            name = key.removeprefix('coco/')
-            charts.append(line_chart(f'{name}, validation', 'iteration', 'percent', lines, markers=True))
+    shorts = _metric_names(runs)
+    for title, parts in CHARTS.items():
+        keys = [key for part in parts for key in shorts if last_part(key) == part]
+        if keys and len(runs) == 1:
+            lines = [Line(shorts[key], _scaled(key, metrics[0][key])) for key in keys]
+            charts.append(line_chart(f'{title}, validation', 'iteration', 'percent', lines, marks=marks, markers=True))
+        charts += [_metric_chart(runs, key, shorts[key]) for key in keys[:2] if len(runs) > 1]
     return charts
 
 
-def _loss_parts(runs: list[Run]) -> list[Chart]:
-    """A chart of each single loss and of the gradients' norm."""
+def _metric_names(runs: list[Run]) -> dict[str, str]:
+    """How each metric of any run is called in the page."""
+    return short_names(list(dict.fromkeys(name for run in runs for name in run.metrics)))
+
+
+def _metric_chart(runs: list[Run], key: str, name: str) -> Chart:
+    lines = [Line(line.name, _scaled(key, line.points)) for line in _lines(runs, [run.metrics for run in runs], key)]
+    return line_chart(f'{name}, validation', 'iteration', 'percent' if to_percent(key) else '', lines, markers=True)
+
+
+def _other_curves(runs: list[Run]) -> list[Chart]:
+    """A chart of each single loss, of the gradients' norm, and of each metric that is in no other chart."""
     training = [run.training for run in runs]
     names = [name for name in dict.fromkeys(name for series in training for name in series)
              if ('loss' in name and name != 'loss') or name == 'grad_norm']
-    return [line_chart(name, 'iteration', '', _lines(runs, training, name)) for name in names]
+    drawn = [part for parts in CHARTS.values() for part in parts]
+    return [*(line_chart(name, 'iteration', '', _lines(runs, training, name)) for name in names),
+            *(_metric_chart(runs, key, name) for key, name in _metric_names(runs).items() if last_part(key) not in drawn)]
 
 
 def _lines(runs: list[Run], series: list[Series], name: str) -> list[Line]:
     return [Line(run.name, one[name]) for run, one in zip(runs, series, strict=True) if one.get(name)]
 
 
-def _in_percent(key: str, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(at, value * tables.scale_of(key)) for at, value in points]
+def _scaled(key: str, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(at, value * (to_percent(key) or 1)) for at, value in points]
 
 
 def _precision_charts(found: list[Detections], names: list[str]) -> list[Chart]:

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset, Subset
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
 from ralamala_mm.analysis.drawing import palette_of
 from ralamala_mm.analysis.samples import build_dataset, spread
-from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
+from ralamala_mm.apis import load_model
+from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
-from ralamala_mm.engine import DependableRunner, build_model, checkpoint_folder
+from ralamala_mm.engine import DependableRunner, checkpoint_folder
 from ralamala_mm.errors import UserError
 
 from .runs import Run
@@ -46,6 +47,7 @@ class Predictions:
     palette: list[tuple[int, int, int]]
     of: int  # how many validation pictures there are
     has_masks: bool = False
+    without_masks: list[str] = field(default_factory=list)  # where masks are predicted, and annotated are boxes alone
     pictures: list[DetectedPicture] | list[SegmentedPicture] = field(default_factory=list)
 
 
@@ -67,32 +69,29 @@ def choose_checkpoint(folder: Path) -> Path:
     return newest
 
 
-def predict_run(run: Run, images: int, data: str | None = None, device: str | None = None) -> Predictions:
+def predict_run(run: Run, images: int, data: str | None = None, device: str = 'auto') -> Predictions:
     """Predicts on the validation data of a run, and shows progress.
 
     Args:
         run: its work directory holds the weights.
         images: how many pictures at most, spread evenly over the data.
         data: folder of the data, if it is not where the config says.
-        device: as torch names it; the first GPU by default, or else the CPU.
+        device: see `ralamala_mm.apis.load_model`.
 
     Raises:
         UserError: weights or data are missing, or do not fit the config.
     """
     checkpoint = choose_checkpoint(checkpoints_of(run))
-    content = read_checkpoint(str(checkpoint))
-    config, mode = _evaluation_config(run, data, recorded_classes(content))
-    model = build_model(config)
-    load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), family=recorded_family(content), complete=True)
-    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    dataset = build_dataset(config, mode)
+    config, mode = _evaluation_config(run, data, checkpoint)
+    model = load_model(config, checkpoint, device)
+    dataset = build_dataset(model.cfg, mode)
     classes = tuple(dataset.metainfo['classes'])
     found = Predictions(checkpoint, classes, palette_of(dataset.metainfo), len(dataset))
     chosen = spread(images, len(dataset))
-    found.pictures = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model, config.default_scope))
-    if not run.segments:
-        found.has_masks = all(picture.predicted.outlines is not None and picture.truth.outlines is not None
-                              for picture in found.pictures)
+    found.pictures = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model))
+    if not run.segments and all(one.predicted.outlines is not None for one in found.pictures):
+        found.without_masks = [Path(one.path).name for one in found.pictures if one.truth.outlines is None]
+        found.has_masks = not found.without_masks
     return found
 
 
@@ -106,23 +105,24 @@ def checkpoints_of(run: Run) -> Path:
     return run.folder if folder == work_dir or '://' in folder else Path(folder)
 
 
-def _evaluation_config(run: Run, data: str | None, classes: tuple[str, ...] | None) -> tuple[Config, str]:
+def _evaluation_config(run: Run, data: str | None, checkpoint: Path) -> tuple[Config, str]:
     """The run's config, and which of its data loaders is of the validation data."""
     config = copy.deepcopy(run.config)
     mode = next((mode for mode in ('val', 'test') if config.get(f'{mode}_dataloader')), None)
     if mode is None:
         raise UserError(f'the config of {run.folder} has neither val_dataloader nor test_dataloader')
     config.work_dir, config.launcher, config.load_from = str(run.folder), 'none', None
+    config.test_dataloader = config.get('test_dataloader') or config.val_dataloader  # which a model is loaded with
     if data:
-        use_data(config, data, [mode], weights_classes=classes)
+        use_data(config, data, [mode], weights_classes=recorded_classes(read_checkpoint(str(checkpoint))))
     check_paths(config, (mode,))
     use_checked_loading(config)
     return config, mode
 
 
-def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int], model: nn.Module,
-             scope: str) -> Iterator[DetectedPicture | SegmentedPicture]:
-    with DefaultScope.overwrite_default_scope(scope):
+def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int],
+             model: nn.Module) -> Iterator[DetectedPicture | SegmentedPicture]:
+    with DefaultScope.overwrite_default_scope(run.config.default_scope):
         loader = DependableRunner.build_dataloader(dict(
             settings, dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)))
         print(f'{run.name}: predicting {len(chosen)} of {len(dataset)} validation pictures', flush=True)

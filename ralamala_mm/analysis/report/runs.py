@@ -101,19 +101,21 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise UserError(f'work directory {folder} does not exist')
-    dumped = sorted([*folder.glob('*.py'), *folder.glob('*/vis_data/config.py')], key=lambda path: path.stat().st_mtime)
-    if not dumped:
-        raise UserError(f'{folder} is no work directory of a training: it holds no config (*.py), which train.py writes there')
-    named = [path for path in dumped if path.parent == folder]
-    config = load_config(str(dumped[-1]))
-    if not isinstance(config.get('model'), dict):
-        raise UserError(f'{folder} is no work directory of a training: its config {dumped[-1]} has no model')
-    run = Run(folder, config, named[-1].name if named else 'unknown', name=folder.resolve().name)
+    sessions: list[Session] = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         session = _read_session(path)
         if session.training:
-            _join(run.sessions, session)
-    return run
+            _join(sessions, session)
+    # An evaluation leaves its config, with overrides of its own, in the same places; what was trained is in the training's.
+    trained = [folder / session.name / 'vis_data' / 'config.py' for session in reversed(sessions)]
+    named = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime, reverse=True)
+    dumped = [path for path in (*trained, *named) if path.is_file()]
+    if not dumped:
+        raise UserError(f'{folder} is no work directory of a training: it holds no config (*.py), which train.py writes there')
+    config = load_config(str(dumped[0]))
+    if not isinstance(config.get('model'), dict):
+        raise UserError(f'{folder} is no work directory of a training: its config {dumped[0]} has no model')
+    return Run(folder, config, named[0].name if named else 'unknown', sessions, folder.resolve().name)
 
 
 def name_apart(runs: list[Run]) -> None:

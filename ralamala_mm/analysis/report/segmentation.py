@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ralamala_mm.analysis.drawing import IGNORED
+from ralamala_mm.errors import UserError
 
 from .predicting import Predictions, SegmentedPicture
 
@@ -44,7 +45,11 @@ class Segmentations:
 
 
 def evaluate_segmentations(predictions: Predictions) -> Segmentations:
-    """All numbers of a segmentor's predictions."""
+    """All numbers of a segmentor's predictions.
+
+    Raises:
+        UserError: see `count_pixels`.
+    """
     count = len(predictions.classes)
     total, qualities = np.zeros((count, count), np.int64), []
     for confusions in _confusions(predictions.pictures, count):
@@ -66,7 +71,13 @@ def count_pixels(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
         truth: `[h, w]`.
         predicted: `[h, w]`.
         classes: how many there are.
+
+    Raises:
+        UserError: a class is predicted that the data set does not have.
     """
+    if predicted.max(initial=0) >= classes:
+        raise UserError(f'the model predicts class {predicted.max()}, but the data set has {classes} of them, from 0: the '
+                        "decode_head's num_classes has to be the data set's (a model that tells one class from the rest has two)")
     counted = (truth != IGNORED) & (truth < classes)
     pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
     return np.bincount(pairs, minlength=classes ** 2).reshape(classes, classes)

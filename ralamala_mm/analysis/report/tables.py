@@ -9,6 +9,7 @@ import numpy as np
 from ralamala_mm.analysis.detection_errors import KINDS
 
 from .detection import Detections
+from .metrics import best_point, short_names, to_percent
 from .runs import Run
 from .segmentation import Segmentations
 
@@ -71,28 +72,25 @@ def _facts_table(runs: Sequence[Run], facts: Sequence[dict[str, str]]) -> Table:
 
 
 def metrics_table(runs: Sequence[Run]) -> Table:
-    """The last value of each validation metric, and the best with its iteration."""
+    """The last value of each validation metric, and the best with its iteration where it is known which way is better."""
     metrics = [run.metrics for run in runs]
     table = Table(['metric', *(f'{run.name}: {which}' for run in runs for which in ('last', 'best (at)'))])
-    for name in dict.fromkeys(name for series in metrics for name in series):
-        row = [text(name.removeprefix('coco/'))]
+    for name, short in short_names(list(dict.fromkeys(name for series in metrics for name in series))).items():
+        row = [text(short if to_percent(name) else f'{short} (as logged)')]
         for series in metrics:
             row += _last_and_best(name, series.get(name, []))
         table.rows.append(row)
     return table
 
 
-def scale_of(metric: str) -> float:
-    """MMDetection logs shares, MMSegmentation percent."""
-    return 100.0 if metric.startswith('coco/') else 1.0
-
-
 def _last_and_best(name: str, points: Sequence[tuple[int, float]]) -> list[Cell]:
     if not points:
         return [Cell('–', -1.0)] * 2
-    at, best = max(points, key=lambda point: point[1])
-    last, best = points[-1][1] * scale_of(name), best * scale_of(name)
-    return [Cell(f'{last:.1f}', last), Cell(f'{best:.1f} ({at:,})', best)]
+    scale, last = to_percent(name), points[-1][1]
+    if scale is None:
+        return [Cell(f'{last:.4g}', last), Cell('–', -1.0)]
+    at, best = best_point(name, points)
+    return [Cell(f'{scale * last:.1f}', scale * last), Cell(f'{scale * best:.1f} ({at:,})', scale * best)]
 
 
 def classes_table(results: Sequence[Detections | Segmentations], names: Sequence[str]) -> Table:

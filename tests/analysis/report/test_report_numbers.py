@@ -8,16 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_up_runs import CLASSES, PALETTE, write_session, write_work_dir
+from made_up_runs import CLASSES, PALETTE, random_detections, write_session, write_work_dir
 from mmengine.config import Config
 
 from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
+from ralamala_mm.analysis.drawing import resize
 from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
+from ralamala_mm.analysis.report.detection import evaluate_detections
+from ralamala_mm.analysis.report.examples import best_and_worst
+from ralamala_mm.analysis.report.metrics import best_point, to_percent
 from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
 from ralamala_mm.analysis.report.runs import Run, read_run
-from ralamala_mm.analysis.report.segmentation import evaluate_segmentations
+from ralamala_mm.analysis.report.segmentation import count_pixels, evaluate_segmentations
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
 
@@ -176,3 +180,73 @@ def test_half_a_line_is_no_entry(tmp_path: Path):
     with pytest.raises(json.JSONDecodeError):
         json.loads(lines[-1])
     assert len(read_run(folder).training['loss']) == 20
+
+
+def test_an_evaluation_afterwards_does_not_speak_for_the_training(tmp_path: Path):
+    folder = write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')
+    trained = Config(dict(default_scope='mmdet', model=dict(type='Trained')))
+    (folder / '20260101_110000' / 'vis_data').mkdir(exist_ok=True)
+    trained.dump(folder / '20260101_110000' / 'vis_data' / 'config.py')
+    tested = folder / '20260101_120000' / 'vis_data'
+    tested.mkdir(parents=True)
+    Config(dict(default_scope='mmdet', model=dict(type='DetTTAModel'))).dump(tested / 'config.py')
+    (tested / 'scalars.json').write_text('{"coco/bbox_mAP": 0.9, "step": 0}\n')
+    run = read_run(folder)
+    assert run.config.model.type == 'Trained'
+    assert run.metrics == {'coco/bbox_mAP': [(20, 0.3)]}
+    (folder / '20260101_110000' / 'vis_data' / 'config.py').unlink()
+    assert read_run(folder).config.model.type == 'Detector'  # of the folder's own
+
+
+@pytest.mark.parametrize(('metric', 'factor', 'best'), [
+    ('coco/bbox_mAP', 100, 0.4), ('val/segm_mAP_50', 100, 0.4), ('pascal_voc/mAP', 100, 0.4), ('pascal_voc/AP50', 100, 0.4),
+    ('lvis/bbox_APr', 100, 0.4), ('coco/car_precision', 100, 0.4), ('mIoU', 1, 0.4), ('mDice', 1, 0.4),
+    ('coco_panoptic/PQ_th', 1, 0.4), ('crowdhuman/mMR', 100, 0.2), ('my/score', None, None)])
+def test_units_and_directions_of_metrics(metric: str, factor: float | None, best: float | None):
+    assert to_percent(metric) == factor
+    found = best_point(metric, [(1, 0.3), (2, 0.4), (3, 0.2)])
+    assert (found and found[1]) == best
+
+
+@pytest.mark.parametrize('metric', ['pascal_voc/mAP', 'val/bbox_mAP', 'my/score'])
+def test_any_metric_has_its_curve_and_its_row(tmp_path: Path, metric: str):
+    notices = make_report([write_work_dir(tmp_path / 'work', 'mmdet', metric)], tmp_path / 'page.html', images=0)
+    assert len(notices) >= 1
+    html = (tmp_path / 'page.html').read_text()
+    name = metric.split('/')[1]
+    if metric == 'my/score':
+        assert f'{name} (as logged)' in html
+        assert re.search(r'data-order="0\.3\d*"', html)
+    else:
+        assert re.search(r'data-order="30\.0*\d*"', html)
+    assert 'validation' in html
+    assert name in html
+
+
+def test_names_are_drawn_as_they_are():
+    chart = line_chart('title', 'x', 'y', [Line('_background_', [(0, 1)]), Line(r'a_b $\frac$', [(0, 2)])])
+    bars = bar_chart('title', 'x', ['one', r'$\frac$'], dict(_hidden=[1, 2], other=[1, 2]))
+    for svg, names in ((chart.svg, ['_background_', r'a_b $\frac$']), (bars.svg, ['_hidden', r'$\frac$'])):
+        assert [name for name in names if name not in svg] == []
+
+
+def test_a_class_that_the_data_set_does_not_have():
+    with pytest.raises(UserError, match='the model predicts class 1, but the data set has 1'):
+        count_pixels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8), 1)
+
+
+def test_a_single_picture_is_shown_once(tmp_path: Path):
+    found = random_detections(tmp_path, 1)
+    found.pictures = found.pictures[:1]
+    best, worst = best_and_worst(evaluate_detections(found), 6)
+    assert (len(best), len(worst)) == (1, 0)
+
+
+@pytest.mark.parametrize('shape', [(20000, 10), (10, 20000), (1, 1)])
+def test_pictures_of_any_shape_are_shown(shape: tuple[int, int]):
+    assert min(resize(np.zeros((*shape, 3), np.uint8), 300).shape[:2]) >= 1
+
+
+def test_devices_that_are_not_there(tmp_path: Path):
+    with pytest.raises(UserError, match='--device abacus'):
+        make_report([write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')], tmp_path / 'page.html', 3, device='abacus')
