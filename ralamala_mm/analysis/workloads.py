@@ -180,8 +180,9 @@ def _whole_model(task: Task, config: Config) -> Workload:
     if scope not in LIBRARIES:
         raise UserError(f'{task.mode} needs the config of a whole detector or segmentor, which {task.subject} is not')
     config.model.backbone = _backbone_settings(config, task)
-    if 'size' in config.model.get('data_preprocessor', {}):  # MMSegmentation would pad to the config's own crop
-        config.model.data_preprocessor.size = task.shape[2:]
+    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
+    if 'size' in preprocessor:  # MMSegmentation would pad to the config's own crop
+        preprocessor.size = task.shape[2:]
     model = build_model(config).to(task.device).train(training)
     _optimise(model.backbone, task)
     make_data = _detection_data if scope == 'mmdet' else _segmentation_data
