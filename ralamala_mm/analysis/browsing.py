@@ -29,6 +29,8 @@ from .samples import spread
 
 SIDE = 360  # pixels of a picture's longer side on a sheet, or nearly so
 ROWS = 5  # pictures on a sheet
+# What MMEngine's and MMDetection's data sets say when a pipeline drops everything; they have no type for it.
+_NOTHING_LEFT = ('Cannot find valid image', 'should not get `None`', 'always return None')
 _MOST_BARS = 60  # classes in the picture of their histogram
 
 
@@ -91,10 +93,10 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
             image, annotated = _transformed(sample, segments)
             text = f'{i}: {image.shape[1]}×{image.shape[0]}'
             if (shown_path := sample['data_samples'].get('img_path')) and shown_path != info['img_path']:
-                text += f', of another, {Path(shown_path).name}, as the pipeline drops this one'
+                text = f'{i}: of another, {Path(shown_path).name}'  # short enough for a narrow picture
         shown = resize(image, SIDE)
         if not segments:
-            shown = draw_objects(shown, annotated, shown.shape[0] / image.shape[0], classes, palette)
+            shown = draw_objects(shown, annotated, max(shown.shape[:2]) / max(image.shape[:2]), classes, palette)
         elif annotated is not None:
             shown = draw_classes(image, annotated, SIDE, classes, palette)
         row.append(caption(shown, text))
@@ -104,14 +106,12 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
 def _sample(dataset: Dataset, index: int, info: dict) -> dict:
     """What the pipeline makes of a picture; of another one, drawn at random, if it drops that one, as in training."""
     try:
-        sample = dataset[index]
+        return dataset[index]
     except Exception as error:
-        if 'Cannot find valid image' not in str(error):  # MMEngine has no type for it
+        if not any(text in str(error) for text in _NOTHING_LEFT):
             raise
-        sample = None
-    if sample is None:
-        raise UserError(f'the pipeline makes nothing of {info["img_path"]}: nothing of it is left after its transforms')
-    return sample
+        raise UserError(f'the pipeline makes nothing of {info["img_path"]}: nothing of it is left after its transforms, nor of '
+                        'others that were tried in its place') from error
 
 
 def _transforms(dataset: Dataset) -> list:

@@ -42,7 +42,7 @@ class Chart:
 
 def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | None = None, marks: Sequence[float] = (),
                markers: bool = False) -> Chart:
-    """Lines over a common axis from 0.
+    """Lines over a common axis from 0, or from the least negative value on.
 
     Args:
         title: above the chart.
@@ -63,7 +63,7 @@ def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | N
             points = [*line.points[::step], line.points[-1]]
             handles += axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.4,
                                  linestyle=STYLES[i % len(STYLES)], marker='o' if markers else None, markersize=3.5)
-        axes.set(xlabel=x, ylabel=y, ylim=(0, top))
+        axes.set(xlabel=x, ylabel=y, ylim=(None if any(value < 0 for line in lines for _, value in line.points) else 0, top))
         if rows:
             _add_legend(axes, handles, [line.name for line in lines])
     return chart

@@ -21,7 +21,7 @@ def build_dataset(config: Config, part: str) -> Dataset:
         part: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: the config has no such part, its files cannot be used, or it has no picture.
+        UserError: the config has no such part, or its files cannot be used or give no picture.
     """
     loader = config.get(f'{part}_dataloader')
     if not loader:
@@ -29,10 +29,7 @@ def build_dataset(config: Config, part: str) -> Dataset:
     import_module(f'{config.default_scope}.datasets')
     quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
     with DefaultScope.overwrite_default_scope(config.default_scope), quiet:
-        dataset = DependableRunner.build_dataloader(dict(loader, num_workers=0, persistent_workers=False)).dataset
-    if not len(dataset):
-        raise UserError(f'the data set of {part}_dataloader has no picture: look at its files, filter_cfg and indices')
-    return dataset
+        return DependableRunner.build_dataloader(dict(loader, num_workers=0, persistent_workers=False)).dataset
 
 
 def spread(number: int, available: int) -> list[int]:

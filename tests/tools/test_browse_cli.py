@@ -74,7 +74,7 @@ def test_segmentation(shapes_root: Path, tmp_path: Path):
     assert numbers['ignored_pixels'] == 0
 
 
-def shapes_detection(shapes_root: Path, name: str = 'maskrcnn') -> Config:
+def shapes_config(shapes_root: Path, name: str = 'maskrcnn') -> Config:
     config = load_config(str(ROOT / f'configs/demo/{name}_ravlt_t_shapes.py'))
     set_data_root(config, str(shapes_root))
     use_checked_loading(config)
@@ -85,21 +85,30 @@ def test_a_picture_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, mo
     """Training takes another one in its place: that is said, and so is that there is none."""
     texts = []
     monkeypatch.setattr('ralamala_mm.analysis.browsing.caption', lambda image, text: texts.append(text) or image)
-    config = shapes_detection(shapes_root)
+    config = shapes_config(shapes_root)
     pipeline = config.train_dataloader.dataset.pipeline
     pipeline.insert(len(pipeline) - 1, dict(type='FilterAnnotations', min_gt_bbox_wh=(46, 46)))
     draw_sheets(config, build_dataset(config, 'train'), 12, 1, tmp_path)
     originals = [text.split(',')[0] for text in texts[::2]]
     others = [(name, text) for name, text in zip(originals, texts[1::2], strict=True) if 'of another' in text]
     assert 0 < len(others) < 12
-    assert all(name not in text for name, text in others)
+    assert all(name not in text and len(text) < 35 for name, text in others)
     pipeline[-2]['min_gt_bbox_wh'] = (500, 500)
     with pytest.raises(UserError, match='the pipeline makes nothing of'):
         draw_sheets(config, build_dataset(config, 'train'), 1, 1, tmp_path)
 
 
+@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
+def test_data_without_pictures(shapes_root: Path, name: str, part: str):
+    config = shapes_config(shapes_root, name)
+    config[f'{part}_dataloader'].dataset.indices = []
+    with pytest.raises(UserError, match='gives no usable image'):
+        build_dataset(config, part)
+
+
 def test_pictures_that_are_joined(shapes_root: Path, tmp_path: Path):
-    config = shapes_detection(shapes_root, 'retinanet')
+    config = shapes_config(shapes_root, 'retinanet')
     dataset = config.train_dataloader.dataset
     loaders, others = dataset.pipeline[:2], dataset.pipeline[2:]
     loaders[1].with_mask = False  # MMDetection joins no masks

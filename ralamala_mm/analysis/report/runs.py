@@ -59,7 +59,7 @@ class Run:
     def metrics(self) -> Series:
         """What validation found, over iterations; without values that COCO has no objects for (-1)."""
         found = _series([(entry['at'], entry) for session in self.sessions for entry in session.validation])
-        kept = {name: [(at, value) for at, value in points if value >= 0] for name, points in found.items()
+        kept = {name: [(at, value) for at, value in points if value != -1] for name, points in found.items()
                 if name not in _NO_METRICS and name != 'at'}
         return {name: points for name, points in kept.items() if points}
 

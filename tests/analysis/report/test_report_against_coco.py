@@ -19,13 +19,20 @@ from ralamala_mm.engine import load_config
 CONFIG = Path(__file__).resolve().parents[3] / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
 
 
+def run_lengths(polygons: list, side: int) -> dict:
+    """Polygons as COCO writes crowds: run lengths that are not compressed, of nothing first."""
+    flat = coco_mask.decode(compressed(polygons, side, side)).ravel(order='F')
+    ends = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
+    return dict(size=[side, side], counts=[0] * int(flat[0]) + np.diff(ends).tolist())
+
+
 def test_average_precision_is_that_of_the_metric(shapes_root: Path, tmp_path: Path):
     from mmdet.evaluation import CocoMetric
     from mmdet.structures import DetDataSample
 
     content = json.loads((shapes_root / 'annotations' / 'instances_val.json').read_text())
     for annotation in content['annotations'][::7]:
-        annotation['iscrowd'] = 1
+        annotation.update(iscrowd=1, segmentation=run_lengths(annotation['segmentation'], 128))
     annotations = tmp_path / 'val.json'
     annotations.write_text(json.dumps(content))
     config = load_config(str(CONFIG))

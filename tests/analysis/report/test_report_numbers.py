@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
-from ralamala_mm.analysis.drawing import resize
+from ralamala_mm.analysis.drawing import palette_of, resize
 from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
 from ralamala_mm.analysis.report.detection import evaluate_detections
@@ -22,6 +22,7 @@ from ralamala_mm.analysis.report.metrics import best_point, to_percent
 from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
 from ralamala_mm.analysis.report.runs import Run, read_run
 from ralamala_mm.analysis.report.segmentation import count_pixels, evaluate_segmentations
+from ralamala_mm.apis.colours import distinct_colours
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
 
@@ -201,7 +202,7 @@ def test_an_evaluation_afterwards_does_not_speak_for_the_training(tmp_path: Path
 @pytest.mark.parametrize(('metric', 'factor', 'best'), [
     ('coco/bbox_mAP', 100, 0.4), ('val/segm_mAP_50', 100, 0.4), ('pascal_voc/mAP', 100, 0.4), ('pascal_voc/AP50', 100, 0.4),
     ('lvis/bbox_APr', 100, 0.4), ('coco/car_precision', 100, 0.4), ('mIoU', 1, 0.4), ('mDice', 1, 0.4),
-    ('coco_panoptic/PQ_th', 1, 0.4), ('crowdhuman/mMR', 100, 0.2), ('my/score', None, None)])
+    ('coco_panoptic/PQ_th', 1, 0.4), ('crowdhuman/mMR', 100, 0.2), ('my/score', None, None), ('my/mAPE', None, None)])
 def test_units_and_directions_of_metrics(metric: str, factor: float | None, best: float | None):
     assert to_percent(metric) == factor
     found = best_point(metric, [(1, 0.3), (2, 0.4), (3, 0.2)])
@@ -250,3 +251,18 @@ def test_pictures_of_any_shape_are_shown(shape: tuple[int, int]):
 def test_devices_that_are_not_there(tmp_path: Path):
     with pytest.raises(UserError, match='--device abacus'):
         make_report([write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')], tmp_path / 'page.html', 3, device='abacus')
+
+
+def test_values_below_zero_are_drawn(tmp_path: Path):
+    run = read_run(write_work_dir(tmp_path / 'work', 'mmdet', 'my/gain', scale=-1.0))
+    assert run.metrics == {'my/gain': [(20, -0.3)]}  # -1 alone means that there is nothing
+    lines = [Line('gain', [(0, -30), (9, 20)])]
+    assert '−30' in line_chart('gain', 'x', 'y', lines).svg
+    assert '−' not in line_chart('gain', 'x', 'y', [Line('gain', [(0, 30), (9, 20)])]).svg
+
+
+def test_classes_without_a_palette_have_the_colours_of_inference():
+    classes = ('a', 'b', 'c')
+    for palette in (None, 'random', PALETTE[:2]):
+        assert palette_of(dict(classes=classes, palette=palette)) == distinct_colours(3)
+    assert palette_of(dict(classes=classes, palette=PALETTE)) == PALETTE
