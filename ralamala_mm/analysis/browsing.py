@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import BaseDataElement
-from mmengine.utils import ProgressBar
 from pycocotools import mask as masks
 from torch.utils.data import Dataset
 
+from ralamala_mm.datasets.scanning import Progress
 from ralamala_mm.engine.evaluation import is_segmentation
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import write_in_one_move
@@ -40,7 +40,7 @@ def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
     chosen = spread(number, len(dataset))
     statistics = Statistics(tuple(dataset.metainfo['classes']), 'regions' if segments else 'objects', available=len(dataset))
     print(f'Counting {len(chosen)} of {len(dataset)} pictures', flush=True)
-    progress = ProgressBar(len(chosen))
+    progress = Progress('counting', len(chosen))
     for index in chosen:
         if segments:
             statistics.add_mask(_read_mask(dataset, index))
@@ -49,8 +49,8 @@ def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
             instances = [one for one in info.get('instances') or [] if not one.get('ignore_flag')]
             boxes = [(one['bbox'][2] - one['bbox'][0], one['bbox'][3] - one['bbox'][1]) for one in instances]
             statistics.add_picture(info['width'], info['height'], [one['bbox_label'] for one in instances], boxes)
-        progress.update()
-    print(flush=True)
+        progress.advance(1)
+    progress.end()
     return statistics
 
 
@@ -67,11 +67,11 @@ def draw_sheets(config: Config, dataset: Dataset, number: int, versions: int, fo
     rows, paths = [], []
     chosen = spread(number, len(dataset))
     print(f'Drawing {len(chosen)} pictures', flush=True)
-    progress = ProgressBar(len(chosen))
+    progress = Progress('drawing', len(chosen))
     for index in chosen:
         rows.append(_draw_row(dataset, index, versions, is_segmentation(config)))
-        progress.update()
-    print(flush=True)
+        progress.advance(1)
+    progress.end()
     for first in range(0, len(rows), ROWS):
         part = [picture for row in rows[first:first + ROWS] for picture in row]
         paths.append(folder / f'pictures_{first // ROWS + 1}.png')

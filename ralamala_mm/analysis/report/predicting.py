@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
-from mmengine.utils import ProgressBar
 from pycocotools import mask as masks
 from torch import nn
 from torch.utils.data import Dataset, Subset
@@ -23,6 +22,7 @@ from ralamala_mm.apis import load_model
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets.scanning import Progress
 from ralamala_mm.engine import DependableRunner, checkpoint_folder
 from ralamala_mm.errors import UserError
 
@@ -126,15 +126,15 @@ def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int],
         loader = DependableRunner.build_dataloader(dict(
             settings, dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)))
         print(f'{run.name}: predicting {len(chosen)} of {len(dataset)} validation pictures', flush=True)
-        progress, position = ProgressBar(len(chosen)), 0
+        progress, position = Progress('predicting', len(chosen)), 0
         for batch in loader:
             with torch.no_grad():
                 samples = model.test_step(batch)
             for sample in samples:
                 yield _segmented(sample) if run.segments else _detected(sample, dataset.get_data_info(chosen[position]))
                 position += 1
-                progress.update()
-        print(flush=True)
+                progress.advance(1)
+        progress.end()
 
 
 def _segmented(sample: BaseDataElement) -> SegmentedPicture:
