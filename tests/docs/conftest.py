@@ -19,7 +19,6 @@ def named(pattern: str) -> set[str]:
     return {word for command in commands() for word in command.words if re.fullmatch(pattern, word)}
 
 
-
 def base_of(name: str) -> Path:
     """The small config that stands for one of this name."""
     return ROOT / 'tests/faults/configs' / ('tiny_segmentor.py' if name.startswith(SEGMENTORS) else 'tiny_detector.py')
@@ -39,9 +38,7 @@ train_cfg = dict({'max_iters=6' if path.stem.startswith(SEGMENTORS) else 'max_ep
 
 def make_weights(folder: Path) -> None:
     """Fresh weights under each name."""
-    from mmengine.config import Config
-
-    from ralamala_mm.engine import build_model
+    from ralamala_mm.engine import build_model, load_config
 
     for name in named(r'.*\.pth') | {BACKBONE_ALONE}:
         path = folder / name
@@ -49,7 +46,7 @@ def make_weights(folder: Path) -> None:
         if name.startswith('RAVLT'):  # a released file
             torch.save(RAVLT(arch=name[6].lower()).state_dict(), path)
             continue
-        model = build_model(Config.fromfile(base_of(path.parent.name), lazy_import=False))
+        model = build_model(load_config(str(base_of(path.parent.name))))
         whole = dict(state_dict=model.state_dict(), meta=dict())
         torch.save(model.backbone.state_dict() if name == BACKBONE_ALONE else whole, path)
 
