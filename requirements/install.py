@@ -88,7 +88,9 @@ class Installer:
         self.install_torch()
         self.pip('build tools', '--requirement', str(REQUIREMENTS / 'build.txt'))
         self.install_stack()
-        self.pip('ralamala_mm and test tools', '--no-build-isolation', '--editable', str(ROOT),
+        # By a path: a folder of this name, as a clone's, would hide a package that an import hook of setuptools stands for.
+        self.pip('ralamala_mm and test tools', '--no-build-isolation', '--config-settings', 'editable_mode=compat',
+                 '--editable', str(ROOT),
                  '--requirement', str(REQUIREMENTS / 'tests.txt'),
                  '--requirement', str(REQUIREMENTS / 'docs.txt'))
         self.prove()

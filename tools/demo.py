@@ -11,7 +11,7 @@ from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
-from ralamala_mm.engine import build_runner, prepare_config, run
+from ralamala_mm.engine import build_runner, claim_folders, prepare_config, run, use_resume
 
 TRAIN_PICTURES, VAL_PICTURES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,16 +24,22 @@ def main(args: argparse.Namespace) -> None:
     set_data_root(config, args.data)
     work_dir = Path(config.work_dir)
     data_root = Path(config.data_root)
+    claims = claim_folders(config)
     print(f'1/4  Data: {TRAIN_PICTURES} training and {VAL_PICTURES} validation pictures of shapes in {data_root}', flush=True)
     make_shapes(data_root, TRAIN_PICTURES, VAL_PICTURES)
     check_paths(config, ('train', 'val', 'test'))
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'the CPU, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'the CPU, {threads} thread{"s" * (threads > 1)}'
     print(f'2/4  Training Mask R-CNN with RAVLT-T from scratch on {device}; log in {work_dir}', flush=True)
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='ralamala_mm.engine.progress.ProgressHook')]
     config.quiet_console = True
+    for note in use_resume(config, args.resume):
+        print(f'     {note}', flush=True)
     runner = build_runner(config)
     runner.train()
+    for claim in claims:
+        claim.close()
 
     print('3/4  Evaluating the last weights on the validation pictures', flush=True)
     metrics = runner.test()
@@ -50,8 +56,7 @@ Look at
   {curves}   losses and AP over the training
   {work_dir}/epoch_{runner.epoch}.pth   the weights
 Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its folder in data/coco:
-  {sys.executable} tools/train.py configs/maskrcnn_ravlt_s.py''')
-
+  {sys.executable} tools/train.py configs/maskrcnn_ravlt_s.py --amp --auto-scale-lr''')
 
 
 if __name__ == '__main__':
@@ -60,6 +65,7 @@ if __name__ == '__main__':
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and pictures go')
     parser.add_argument('--data', default='data/shapes', help='where the pictures are made')
+    parser.add_argument('--resume', action='store_const', const='auto', help='go on from the newest checkpoint there')
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     parser.set_defaults(config=str(CONFIG), cfg_options=None, launcher='none')
     run(parser, main)

@@ -207,7 +207,8 @@ class Work:
         if self.predictor.segments:
             what = ', '.join(f'{name} {100 * count / total:.0f} %' for count, name in found[:_NAMED])
         else:
-            what = f'{total} objects' + (': ' if found else '') + ', '.join(f'{count} {name}' for count, name in found[:_NAMED])
+            what = f'{total} objects of score {self.predictor.score_threshold:g} or more (--score-threshold)'
+            what += (': ' if found else '') + ', '.join(f'{count} {name}' for count, name in found[:_NAMED])
         return f'{done}; {what}{", …" if len(found) > _NAMED else ""}; in {self.out_dir}'
 
 
