@@ -1,7 +1,9 @@
 """The installer's sentences when something is missing; its success is what every other test runs on."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,3 +71,13 @@ def test_no_compiler(call: Callable, tmp_path: Path):
     result = call('python', REQUIREMENTS / 'mmcv_wheel.py', 'mmcv==2.1.0', CXX='no-such-compiler', XDG_CACHE_HOME=str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.strip().endswith('install one (Debian, Ubuntu: apt-get install build-essential) and run this again.')
+
+
+def test_a_folder_of_the_packages_name_does_not_hide_it(tmp_path: Path):
+    """A clone has that name, and scripts may lie beside it."""
+    (tmp_path / 'ralamala_mm').mkdir()
+    (tmp_path / 'script.py').write_text('from ralamala_mm import MALA, RAVLT\n')
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    result = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 0, result.stderr
