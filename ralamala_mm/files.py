@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import UserError
+
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it can only be read by setting it
 UNFINISHED = '.unfinished'  # suffix of files and folders that are being written, and of what a killed process left of them
@@ -48,6 +50,21 @@ def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable
             if error.errno not in _NO_FOLDERS:
                 raise
     return path
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Whether a folder is there or can be made, before what goes into it is computed.
+
+    Args:
+        folder: for results.
+        option: by which it was asked for, with its value.
+
+    Raises:
+        UserError: a file is in the way.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f'{option} cannot be written, for {nearest} is a file: name another folder')
 
 
 def _synchronise(path: Path | str) -> None:

@@ -18,6 +18,7 @@ from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
+from ralamala_mm.files import check_folder, write_in_one_move
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2', 'torchscript': '.pt'}
 FORMATS = (*SUFFIXES, 'pretrained')
@@ -150,7 +151,6 @@ def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
         UserError: they differ by more than rounding.
     """
     from ralamala_mm.export.checking import faults
-    from ralamala_mm.files import write_in_one_move
 
     out = args.out
 
@@ -180,9 +180,7 @@ def check_out(out: Path, is_folder: bool) -> None:
     """
     if out.is_dir() and not is_folder:
         raise UserError(f'--out {out} is a folder: name a file in it')
-    folder = out if is_folder else out.parent
-    if not (nearest := next(path for path in (folder, *folder.parents) if path.exists())).is_dir():
-        raise UserError(f'--out {out} cannot be written, for {nearest} is a file: name another folder')
+    check_folder(out if is_folder else out.parent, f'--out {out}')
 
 
 def main(args: argparse.Namespace) -> None:

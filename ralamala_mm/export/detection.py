@@ -33,36 +33,41 @@ def check_detector(model: nn.Module) -> None:
     Raises:
         UserError: it names the first part that is not.
     """
-    _check_type(model, _DETECTORS)
+    check_type(model, _DETECTORS)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is None:
-        _check_type(model.bbox_head, _DENSE_HEADS)
+        check_type(model.bbox_head, _DENSE_HEADS)
         _check_settings(model.bbox_head.test_cfg, 'test_cfg', ['nms_pre', 'max_per_img'])
     else:
-        _check_type(model.rpn_head, ['RPNHead'])
-        _check_type(roi_head, _ROI_HEADS)
+        check_type(model.rpn_head, ['RPNHead'])
+        check_type(roi_head, _ROI_HEADS)
         for head in _as_list(roi_head.bbox_head):
-            _check_type(head, _BOX_HEADS)
+            check_type(head, _BOX_HEADS)
         for head in _as_list(roi_head.mask_head) if roi_head.with_mask else []:
-            _check_type(head, ['FCNMaskHead'])
+            check_type(head, ['FCNMaskHead'])
         _check_settings(model.rpn_head.test_cfg, 'test_cfg.rpn', ['nms_pre', 'max_per_img'])
         _check_settings(roi_head.test_cfg, 'test_cfg.rcnn', ['max_per_img'])
         if roi_head.with_mask and roi_head.test_cfg.mask_thr_binary < 0:
             raise UserError('test_cfg.rcnn.mask_thr_binary below 0 asks for masks of grey values, which are not written for ONNX '
                             'here: set it to 0.5')
     for head in _box_heads(model):
-        _check_type(head.bbox_coder, ['DeltaXYWHBBoxCoder'])
+        check_type(head.bbox_coder, ['DeltaXYWHBBoxCoder'])
         if getattr(head, 'custom_cls_channels', False) or getattr(head.loss_cls, 'custom_cls_channels', False):
             raise UserError(f'the activation of {type(head.loss_cls).__name__} is not written for ONNX here: '
                             'it remains after the head')
     for extractor in _extractors(model):
-        _check_type(extractor, ['SingleRoIExtractor'])
-        _check_type(extractor.roi_layers[0], ['RoIAlign'])
+        check_type(extractor, ['SingleRoIExtractor'])
+        check_type(extractor.roi_layers[0], ['RoIAlign'])
         if extractor.roi_layers[0].pool_mode != 'avg':
             raise UserError("RoIAlign by pool_mode 'max' is not written for ONNX here ('avg' is): the second stage remains")
 
 
-def _check_type(part: object, known: Sequence[str]) -> None:
+def check_type(part: object, known: Sequence[str]) -> None:
+    """Whether a model, or a part of it, is of one of the types that are written anew.
+
+    Raises:
+        UserError: it is not.
+    """
     if type(part).__name__ not in known:
         raise UserError(f'{type(part).__name__} is not written for ONNX here ({" or ".join(known)} is): --backbone-only exports '
                         'a RAVLT or MALA alone, and neck and heads remain to be done outside')

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ralamala_mm.errors import UserError
 
+from .detection import check_type
 from .operators import AdaptivePooling
 
 
@@ -17,10 +18,7 @@ def check_segmentor(model: nn.Module) -> None:
     Raises:
         UserError: it names what does not.
     """
-    kind = type(model).__name__
-    if kind != 'EncoderDecoder':
-        raise UserError(f'{kind} is not written for ONNX here (EncoderDecoder is): --backbone-only exports a RAVLT or MALA '
-                        'alone, and neck and heads remain to be done outside')
+    check_type(model, ['EncoderDecoder'])
     if model.test_cfg.get('mode', 'whole') != 'whole':
         raise UserError(f"test_cfg.mode '{model.test_cfg.mode}' cuts pictures in Python, which no graph holds: set it to "
                         "'whole', and the windows and their merging remain to be done outside")

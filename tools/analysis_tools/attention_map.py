@@ -21,7 +21,7 @@ from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.export.pictures import Normalisation, read_picture
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import check_folder, write_in_one_move
 
 LONGEST_SIDE = 1333  # pixels; larger pictures are made smaller, as in detection
 
@@ -51,8 +51,7 @@ def read_shrunken(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def main(args: argparse.Namespace) -> None:
-    if not (nearest := next(path for path in (args.out, *args.out.parents) if path.exists())).is_dir():
-        raise UserError(f'--out {args.out} cannot be written, for {nearest} is a file: name another folder')
+    check_folder(args.out, f'--out {args.out}')
     config = load_config(args.config, args.cfg_options)
     if config.get('model', {}).get('backbone', {}).get('compile'):
         config.model.backbone.compile = False  # compiled blocks do not show what passes through them

@@ -1,7 +1,7 @@
 """What is known of the metrics that a validation logs: their unit, which way is better, and what is drawn in one chart."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # By the last part of a name: before it stands whatever prefix the config gives the evaluator.
 CHARTS = {
@@ -21,8 +21,9 @@ def last_part(metric: str) -> str:
     return metric.rpartition('/')[2]
 
 
-def short_names(metrics: Sequence[str]) -> dict[str, str]:
+def short_names(metrics: Iterable[str]) -> dict[str, str]:
     """Each metric's last part, or its whole name where that is not enough to tell it from another."""
+    metrics = list(dict.fromkeys(metrics))
     parts = [last_part(metric) for metric in metrics]
     return {metric: part if parts.count(part) == 1 else metric for metric, part in zip(metrics, parts, strict=True)}
 

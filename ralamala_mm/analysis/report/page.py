@@ -143,7 +143,7 @@ def _curves(runs: list[Run]) -> list[Chart]:
 
 def _metric_names(runs: list[Run]) -> dict[str, str]:
     """How each metric of any run is called in the page."""
-    return short_names(list(dict.fromkeys(name for run in runs for name in run.metrics)))
+    return short_names(name for run in runs for name in run.metrics)
 
 
 def _metric_chart(runs: list[Run], key: str, name: str) -> Chart:

@@ -21,7 +21,7 @@ from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.apis import load_model
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.whole import damage, newest_whole
-from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets import check_paths, use_data
 from ralamala_mm.datasets.scanning import Progress
 from ralamala_mm.engine import DependableRunner, checkpoint_folder
 from ralamala_mm.errors import UserError
@@ -116,7 +116,6 @@ def _evaluation_config(run: Run, data: str | None, checkpoint: Path) -> tuple[Co
     if data:
         use_data(config, data, [mode], weights_classes=recorded_classes(read_checkpoint(str(checkpoint))))
     check_paths(config, (mode,))
-    use_checked_loading(config)
     return config, mode
 
 

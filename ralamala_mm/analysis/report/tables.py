@@ -75,7 +75,7 @@ def metrics_table(runs: Sequence[Run]) -> Table:
     """The last value of each validation metric, and the best with its iteration where it is known which way is better."""
     metrics = [run.metrics for run in runs]
     table = Table(['metric', *(f'{run.name}: {which}' for run in runs for which in ('last', 'best (at)'))])
-    for name, short in short_names(list(dict.fromkeys(name for series in metrics for name in series))).items():
+    for name, short in short_names(name for series in metrics for name in series).items():
         row = [text(short if to_percent(name) else f'{short} (as logged)')]
         for series in metrics:
             row += _last_and_best(name, series.get(name, []))
