@@ -1,6 +1,8 @@
 # STACK=upstream|onedl  VENV=DIR  TORCH=VERSION  PYTHON=INTERPRETER  JOBS=N; see README.md
 STACK ?= upstream
 VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
+# A PYTHON that the user names is taken or refused; python3 is only where the search begins.
+PYTHON_CHOSEN := $(filter command environment,$(origin PYTHON))
 PYTHON ?= python3
 JOBS ?= 2
 BIN = $(VENV)/bin
@@ -10,7 +12,8 @@ unexport PYTHON
 .PHONY: install demo test lint docs
 
 install:
-	@$(PYTHON) requirements/install.py --stack $(STACK) --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
+	@command -v '$(PYTHON)' >/dev/null || { echo 'error: $(PYTHON) is not on this machine: install Python 3.10 to 3.14, or name one with PYTHON=COMMAND.' >&2; exit 1; }
+	@'$(PYTHON)' requirements/install.py --stack $(STACK) --venv '$(VENV)' $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHON_CHOSEN),--this-python)
 
 demo: install
 	@$(BIN)/python tools/demo.py

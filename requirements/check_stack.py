@@ -1,20 +1,26 @@
-"""Proves that the environment works: imports the stack and runs mmcv's operators forward and backward."""
+"""Proves that the environment works: imports the stack and runs mmcv's operators forward and backward.
 
+Where operators were asked for by FORCE_CUDA on a machine without a GPU, it looks into their library for code of the
+architectures of TORCH_CUDA_ARCH_LIST. `--operators-only` leaves the stack out, which may not be installed yet.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings('ignore')
 
-import mmcv  # noqa: E402
-import mmdet  # noqa: E402
-import mmengine  # noqa: E402
-import mmseg  # noqa: E402
 import torch  # noqa: E402
-from mmcv.ops import nms, roi_align  # noqa: E402
-
-import ralamala_mm  # noqa: E402
 
 
 def check_operators(device: str) -> None:
+    from mmcv.ops import nms, roi_align
+
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]], device=device)
     kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7], device=device), 0.5)[1]
     assert kept.tolist() == [0, 2], f'nms kept {kept.tolist()}'
@@ -25,9 +31,51 @@ def check_operators(device: str) -> None:
     assert torch.isclose(image.grad.sum(), torch.tensor(8.0, device=device)), 'the gradient of roi_align is wrong'
 
 
-devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
-for name in devices:
-    check_operators(name)
-ralamala_mm.RAVLT('t')
-print(f'yes, on {" and ".join(devices)} (torch {torch.__version__}, mmengine {mmengine.__version__}, mmcv {mmcv.__version__}, '
-      f'mmdet {mmdet.__version__}, mmseg {mmseg.__version__})')
+def find_cuobjdump() -> str | None:
+    """NVIDIA's reader of compiled device code: the toolkit's, or the one that Triton brings."""
+    triton = importlib.util.find_spec('triton')
+    folders = [Path(os.environ['CUDA_HOME'], 'bin')] if 'CUDA_HOME' in os.environ else []
+    folders += os.environ['PATH'].split(os.pathsep)
+    folders += [Path(triton.origin).parent / 'backends' / 'nvidia' / 'bin'] if triton else []
+    return shutil.which('cuobjdump', path=os.pathsep.join(map(str, folders)))
+
+
+def architectures() -> list[str]:
+    """Those that mmcv's library holds code for, such as ['8.0', '9.0']."""
+    from mmcv import _ext
+
+    command = find_cuobjdump()
+    assert command, 'cuobjdump, which lists the code in a library, is not on this machine (pip install nvidia-cuda-cuobjdump)'
+    text = subprocess.run([command, '--list-elf', str(Path(_ext.__file__))], capture_output=True, text=True, check=True).stdout
+    return [f'{number // 10}.{number % 10}' for number in sorted(set(map(int, re.findall(r'\.sm_(\d+)', text))))]
+
+
+def check_devices() -> str:
+    """Checks each device, and says on which the operators work or for which they were compiled."""
+    devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    for name in devices:
+        check_operators(name)
+    text = ' and '.join(devices)
+    if os.environ.get('FORCE_CUDA', '0') == '1' and not torch.cuda.is_available():
+        held = architectures()
+        wanted = re.findall(r'\d+\.\d', os.environ.get('TORCH_CUDA_ARCH_LIST', ''))
+        missing = [name for name in wanted if name not in held]
+        assert held, 'the library of mmcv\'s operators has no code for GPUs'
+        assert not missing, f'the library of mmcv\'s operators has no code for compute capability {" ".join(missing)}'
+        text += f', with code for compute capability {" ".join(held)}, which no GPU here has run'
+    return text
+
+
+if __name__ == '__main__':
+    works_on = check_devices()
+    if '--operators-only' not in sys.argv:
+        import mmcv
+        import mmdet
+        import mmengine
+        import mmseg
+
+        import ralamala_mm
+
+        ralamala_mm.RAVLT('t')
+        print(f'yes, on {works_on} (torch {torch.__version__}, mmengine {mmengine.__version__}, mmcv {mmcv.__version__}, '
+              f'mmdet {mmdet.__version__}, mmseg {mmseg.__version__})')

@@ -16,13 +16,18 @@ import sys
 import time
 from pathlib import Path
 
+import pip_errors
+from machine import find_gpus, pytorch_index
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements'
 STACKS = {'upstream': 'mm.txt', 'onedl': 'mm-onedl.txt'}
-DEFAULT_TORCH = '2.13.0'
+# The newest that passes `make test`, for this Python and newer ones.
+DEFAULT_TORCH = {(3, 10): '2.14.1', (3, 11): '2.15.0'}
 OLDEST_TORCH = (2, 1)
-PYTHONS = ((3, 10), (3, 12))
-MIN_FREE_GIB = 10  # torch for CUDA brings 6 GiB of NVIDIA's libraries
+PYTHONS = ((3, 10), (3, 14))
+# Free space that the environment and the build of mmcv need.
+CPU_GIB, CUDA_GIB = 5, 12
 MARKER = 'ralamala-install.json'
 
 
@@ -34,65 +39,77 @@ def version_text(version: tuple) -> str:
     return '.'.join(map(str, version[:2]))
 
 
-def suitable_python() -> str:
-    """This interpreter, or another one on the PATH, of a supported version.
+def default_torch(python: tuple) -> str:
+    return DEFAULT_TORCH[max(known for known in DEFAULT_TORCH if known <= python)]
+
+
+def suitable_python(chosen: bool) -> str:
+    """This interpreter; if the user did not choose it and it does not fit, another one on the PATH.
+
+    Args:
+        chosen: the user named this interpreter.
 
     Raises:
-        InstallError: there is none.
+        InstallError: it is of another version, or cannot make environments.
     """
-    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+    name = 'Python {} ({})'.format(version_text(sys.version_info), sys.executable)
+    supported = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    if supported and (chosen or makes_environments(sys.executable)):
         return sys.executable
+    # The newest first. Asked, not trusted: version managers put names on the PATH that then refuse to run.
     for minor in range(PYTHONS[1][1], PYTHONS[0][1] - 1, -1):
-        command = shutil.which('python3.{}'.format(minor))
-        # Asked, not trusted: version managers put names on the PATH that then refuse to run.
-        if command and subprocess.run([command, '-c', 'import venv, ensurepip'], stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.DEVNULL).returncode == 0:
+        command = None if chosen else shutil.which('python3.{}'.format(minor))
+        if command and makes_environments(command):
             return command
-    raise InstallError('Python {} is not supported: install Python {} to {}, or name one with make install PYTHON=…'.format(
-        version_text(sys.version_info), version_text(PYTHONS[0]), version_text(PYTHONS[1])))
+    if supported:
+        return sys.executable  # which says what it lacks
+    raise InstallError('{} is not supported: install Python {} to {}{}'.format(
+        name, version_text(PYTHONS[0]), version_text(PYTHONS[1]), '' if chosen else ', or name one with make install PYTHON=…'))
 
 
-def explain_pip(log: str, what: str, log_file: Path) -> str:
-    """What went wrong in pip's output, in a sentence."""
-    if 'No space left on device' in log:
-        return 'the disk is full; {} GiB are needed for the environment'.format(MIN_FREE_GIB)
-    missing = re.search(r'No matching distribution found for (\S+)', log)
-    if re.search(r'Failed to establish a new connection|Name or service not known|Temporary failure in name resolution'
-                 r'|Network is unreachable|Connection refused|Read timed out|ConnectTimeout|ProxyError', log):
-        return 'the package index could not be reached; check the network and pip\'s settings (pip config list)'
-    if missing:
-        return '{} is not to be had for this Python and platform from the package index'.format(missing.group(1))
-    return 'pip failed while installing {}; its messages are in {}'.format(what, log_file)
+def makes_environments(python: str) -> bool:
+    return subprocess.run([python, '-c', 'import venv, ensurepip'], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0
 
 
 class Installer:
     """The steps in order; each is skipped when its result is there."""
 
-    def __init__(self, stack: str, venv: Path, torch: str | None):
+    def __init__(self, stack: str, venv: Path, torch: str | None, python_chosen: bool = False):
         self.stack = stack
         self.venv = venv
         self.torch = torch
+        self.python_chosen = python_chosen
         self.python = venv / 'bin' / 'python'
         self.log = venv / 'ralamala-install.log'
         self.pins = ['setuptools<82']  # named in every call, so that no dependency replaces them
+        self.gpus = find_gpus()
+        self.cuda = bool(self.gpus) or os.environ.get('FORCE_CUDA', '0') == '1'
 
-    def run(self) -> None:
+    def run(self, dependencies_only: bool = False) -> None:
+        """Installs all of it.
+
+        Args:
+            dependencies_only: leave this package out, for a container's layer that does not change with the code.
+        """
         if self.is_done():
             print('{} is up to date'.format(self.venv), flush=True)
             return
         started = time.monotonic()
-        self.check_disk()
+        self.check_disk(CPU_GIB)
         self.make_environment()
         self.check_python()
         self.check_other_stack()
         self.install_torch()
         self.pip('build tools', '--requirement', str(REQUIREMENTS / 'build.txt'))
         self.install_stack()
+        tools = ['--requirement', str(REQUIREMENTS / 'tests.txt'), '--requirement', str(REQUIREMENTS / 'docs.txt')]
+        if dependencies_only:
+            self.pip('test tools', *tools)
+            return
         # By a path: a folder of this name, as a clone's, would hide a package that an import hook of setuptools stands for.
         self.pip('ralamala_mm and test tools', '--no-build-isolation', '--config-settings', 'editable_mode=compat',
-                 '--editable', str(ROOT),
-                 '--requirement', str(REQUIREMENTS / 'tests.txt'),
-                 '--requirement', str(REQUIREMENTS / 'docs.txt'))
+                 '--editable', str(ROOT), *tools)
         self.prove()
         (self.venv / MARKER).write_text(json.dumps(self.fingerprint()))
         print('Done in {:.0f} s: {} holds everything.'.format(time.monotonic() - started, self.venv))
@@ -103,45 +120,56 @@ class Installer:
         for path in sorted([*REQUIREMENTS.glob('*'), ROOT / 'pyproject.toml']):
             if path.is_file():
                 digest.update(path.read_bytes())
-        return {'stack': self.stack, 'torch': self.torch, 'files': digest.hexdigest(), 'root': str(ROOT)}
+        return {'stack': self.stack, 'torch': self.torch, 'files': digest.hexdigest(), 'root': str(ROOT), 'cuda': self.cuda,
+                'architectures': os.environ.get('TORCH_CUDA_ARCH_LIST')}
 
     def is_done(self) -> bool:
         marker = self.venv / MARKER
         if not marker.exists() or not self.python.exists():
             return False
         held = json.loads(marker.read_text())
-        # No TORCH= given: whichever is there stays.
-        return held == dict(self.fingerprint(), torch=self.torch or held['torch'])
+        wanted = self.fingerprint()
+        # What was not asked for this time stays as it is: another torch, GPU operators, their architectures.
+        wanted.update({name: held.get(name) for name in ('torch', 'cuda', 'architectures') if not wanted[name]})
+        return held == wanted and (not self.python_chosen or self.environment_python() == sys.version_info[:2])
 
-    def check_disk(self) -> None:
+    def check_disk(self, needed: float) -> None:
         parent = next(path for path in [self.venv, *self.venv.parents] if path.exists())
-        free = shutil.disk_usage(parent).free / 2**30
-        if free < MIN_FREE_GIB and not self.python.exists():
+        free = shutil.disk_usage(str(parent)).free / 2**30
+        if free < needed and self.installed_version('torch') is None:
             raise InstallError('{:.1f} GiB are free in {}, but {} are needed: make room, or name another place with '
-                               'make install VENV=DIR'.format(free, parent, MIN_FREE_GIB))
+                               'make install VENV=DIR'.format(free, parent, needed))
 
     def make_environment(self) -> None:
         if self.python.exists():
             return
         print('Making {}'.format(self.venv), flush=True)
-        result = subprocess.run([suitable_python(), '-m', 'venv', str(self.venv)], stdout=subprocess.PIPE,
+        result = subprocess.run([suitable_python(self.python_chosen), '-m', 'venv', str(self.venv)], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)
         if result.returncode != 0:
             shutil.rmtree(str(self.venv), ignore_errors=True)
             if 'No space left' in result.stdout:
-                raise InstallError(explain_pip(result.stdout, 'pip', self.log))
+                raise InstallError('the disk is full: {} GiB are needed for the environment'.format(CPU_GIB))
             raise InstallError('the environment could not be made ({}): on Debian and Ubuntu, apt-get install python3-venv'
                                .format(result.stdout.strip().splitlines()[-1] if result.stdout.strip() else 'no message'))
 
+    def environment_python(self) -> tuple:
+        code = 'import sys; print(*sys.version_info[:2])'
+        return tuple(map(int, subprocess.check_output([str(self.python), '-c', code], universal_newlines=True).split()))
+
     def check_python(self) -> None:
         """The environment's own interpreter, which may not be the one that runs this."""
-        code = 'import sys; print(*sys.version_info[:2])'
-        found = tuple(map(int, subprocess.check_output([str(self.python), '-c', code], universal_newlines=True).split()))
+        found = self.environment_python()
+        if self.python_chosen and found != sys.version_info[:2]:
+            raise InstallError('{} was made with Python {}, not with {}: remove it, or choose another folder with VENV=DIR'
+                               .format(self.venv, version_text(found), version_text(sys.version_info)))
         if not PYTHONS[0] <= found <= PYTHONS[1]:
             raise InstallError('{} has Python {}, but {} to {} is needed: choose another folder with VENV=DIR'.format(
                 self.venv, version_text(found), version_text(PYTHONS[0]), version_text(PYTHONS[1])))
 
     def installed_version(self, package: str) -> str | None:
+        if not self.python.exists():
+            return None
         code = 'import importlib.metadata as m, sys; sys.stdout.write(m.version(sys.argv[1]))'
         result = subprocess.run([str(self.python), '-c', code, package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                 text=True)
@@ -168,15 +196,17 @@ class Installer:
             log.write('$ {}\n{}\n'.format(' '.join(command), result.stdout))
         if result.returncode != 0:
             print('failed')
-            raise InstallError(explain_pip(result.stdout, what, self.log))
+            raise InstallError(pip_errors.explain(
+                result.stdout, 'pip failed while installing {}; its messages are in {}'.format(what, self.log)))
         print('{:.0f} s'.format(time.monotonic() - started), flush=True)
 
     def install_torch(self) -> None:
         held = self.installed_version('torch')
-        if held and (self.torch is None or held.split('+')[0] == self.torch.split('+')[0]):
+        # A release alone, as in TORCH=2.15.0, is content with any build of it.
+        if held and self.torch in (None, held, held.split('+')[0]):
             print('Keeping torch {}'.format(held))
         else:
-            self.pip('torch {}'.format(self.torch or DEFAULT_TORCH), 'torch=={}'.format(self.torch or DEFAULT_TORCH))
+            self.fetch_torch()
         installed = self.installed_version('torch')
         release = tuple(map(int, installed.split('.')[:2]))
         if release < OLDEST_TORCH:
@@ -185,6 +215,46 @@ class Installer:
         self.pins.append('torch=={}'.format(installed))
         if release < (2, 3):
             self.pins.append('numpy<2')  # against which such a torch was compiled
+        if self.cuda:
+            self.check_cuda(installed)
+
+    def fetch_torch(self) -> None:
+        """Installs torch: for the CPU from PyTorch's own index if it can be reached, otherwise from pip's."""
+        python = self.environment_python()
+        release, _, label = (self.torch or default_torch(python)).partition('+')
+        label = label or ('' if self.cuda else 'cpu')
+        index = pytorch_index(label, release, python) if label else None
+        if index:
+            print('torch {} comes from PyTorch\'s index of {} builds{}'.format(
+                release, label, ', some 200 MB' if label == 'cpu' else ', some 3 GB'))
+            self.pip('torch', 'torch=={}+{}'.format(release, label), '--extra-index-url', index)
+            return
+        if label == 'cpu':
+            print('PyTorch\'s CPU index cannot be reached or has no torch {} for this Python: it comes from pip\'s default '
+                  'index, where it may bring CUDA\'s libraries, some 3 GB'.format(release))
+        self.check_disk(CUDA_GIB)
+        self.pip('torch', 'torch=={}'.format(self.torch or release))
+
+    def check_cuda(self, installed: str) -> None:
+        """Raise if this torch cannot use the GPU: before mmcv is built for it, and not silently on the CPU.
+
+        Raises:
+            InstallError: it was built without CUDA, or the driver is older than its CUDA.
+        """
+        code = 'import torch; print(torch.version.cuda or torch.version.hip, torch.cuda.is_available())'
+        text = subprocess.run([str(self.python), '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True).stdout.split()
+        cuda, available = (text + ['None', 'False'])[:2]
+        without = 'hide the GPU with CUDA_VISIBLE_DEVICES= for an installation that uses the CPU only'
+        if cuda == 'None':
+            raise InstallError('{} holds torch {}, which was built without CUDA, but {}: remove the folder and run this again, '
+                               'or {}'.format(self.venv, installed, 'there is a GPU' if self.gpus else 'FORCE_CUDA=1 is set',
+                                              without))
+        if self.gpus and available != 'True':
+            driver = version_text(self.gpus.driver_cuda) if self.gpus.driver_cuda else 'an older CUDA'
+            raise InstallError('torch {} was built with CUDA {}, but cannot use this machine\'s GPU, whose driver is for {}: '
+                               'install a newer NVIDIA driver, choose another build, such as TORCH=2.9.1+cu126, or {}'.format(
+                                   installed, cuda, driver, without))
 
     def install_stack(self) -> None:
         """The stack's packages; mmcv from a wheel of our own making, for the index has it as source only."""
@@ -192,9 +262,9 @@ class Installer:
         requirements = [line for line in requirements if line and not line.startswith('#')]
         (mmcv,) = [line for line in requirements if re.match(r'(onedl-)?mmcv==', line)]
         name, _, version = mmcv.partition('==')
-        # Its operators are bound to one torch: a version number alone does not say that they load.
-        loads = subprocess.run([str(self.python), '-W', 'ignore', '-c', 'import torch; from mmcv import _ext'],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        # Its operators are bound to one torch: a version number alone does not say that they load, or are for the GPU.
+        check = [str(self.python), '-W', 'ignore', str(REQUIREMENTS / 'check_stack.py'), '--operators-only']
+        loads = subprocess.run(check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
         wheel = [] if loads and self.installed_version(name) == version else [self.build_mmcv(mmcv)]
         if wheel:
             self.pip(mmcv, '--force-reinstall', '--no-deps', *wheel)
@@ -236,10 +306,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--stack', choices=sorted(STACKS), default='upstream')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='environment to make, or one that exists')
-    parser.add_argument('--torch', metavar='VERSION', help='torch to install; {} by default'.format(DEFAULT_TORCH))
+    parser.add_argument('--torch', metavar='VERSION', help='torch to install; by default {} for Python 3.10, else {}'.format(
+        *DEFAULT_TORCH.values()))
+    parser.add_argument('--this-python', action='store_true', help='take the interpreter that runs this, and no other')
+    parser.add_argument('--dependencies-only', action='store_true', help='all but ralamala_mm itself, for a layer of a container')
     args = parser.parse_args()
     try:
-        Installer(args.stack, args.venv.absolute(), args.torch).run()
+        Installer(args.stack, args.venv.absolute(), args.torch, args.this_python).run(args.dependencies_only)
     except InstallError as error:
         print('error: {}.'.format(error), file=sys.stderr)
         return 1

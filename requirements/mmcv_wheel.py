@@ -10,6 +10,7 @@ The last line printed is the path of the wheel. A wheel is kept per Python, torc
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import shlex
@@ -19,8 +20,12 @@ import sys
 import sysconfig
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
+import cuda_toolkit
+import mmcv_source
+import pip_errors
 import torch
 from torch.utils import cpp_extension
 
@@ -29,8 +34,15 @@ from torch.utils import cpp_extension
 HEADER = '#include <torch/types.h>\n'
 COMPILE_FLAGS = ['-O2', '-g0', '-DNDEBUG', '-w']
 # What torch's BuildExtension adds to each compilation; a precompiled header is refused if these differ.
-EXTENSION_FLAGS = ['-fPIC', '-std=c++17', '-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext']
-PREBUILT_SITE = 'https://download.openmmlab.com/mmcv/dist/{cuda}/torch{torch}/index.html'
+EXTENSION_FLAGS = ['-fPIC', '-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext']
+OLDEST_STANDARD = 'c++17'
+# Ready wheels, by requirement: their page, for a torch release and a CUDA version.
+PREBUILT_PAGES = {
+    'mmcv': 'https://download.openmmlab.com/mmcv/dist/{cuda}/torch{major}.{minor}/index.html',
+    'onedl-mmcv': 'https://mmwheels.onedl.ai/{cuda}-torch{major}{minor}0/simple/onedl-mmcv/index.html',
+}
+# The newest torch and Python that each has wheels for.
+NEWEST_PREBUILT = {'mmcv': ((2, 1), (3, 11)), 'onedl-mmcv': ((2, 12), (3, 12))}
 
 
 class BuildError(Exception):
@@ -43,10 +55,14 @@ def builds_for_gpu() -> bool:
 
 
 def gpu_architectures() -> list[str]:
-    """What the GPU operators are compiled for."""
+    """The compute capabilities that the GPU operators are compiled for, such as '9.0'."""
     if chosen := os.environ.get('TORCH_CUDA_ARCH_LIST'):
         return sorted(re.findall(r'[\w.+]+', chosen))
-    return sorted({'sm{}{}'.format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
+    if torch.cuda.is_available():
+        return sorted({'{}.{}'.format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
+    # Those that torch itself holds code for. torch.cuda.get_arch_list() has none without a GPU in older releases.
+    flags = torch._C._cuda_getArchFlags() if torch.version.cuda else ''
+    return [f'{int(number) // 10}.{int(number) % 10}' for number in re.findall(r'sm_(\d+)', flags or '')]
 
 
 def cache_dir(requirement: str) -> Path:
@@ -64,24 +80,57 @@ def newest_wheel(folder: Path) -> Path | None:
     return wheels[-1] if wheels else None
 
 
-def prebuilt_index(requirement: str) -> str | None:
-    """OpenMMLab's own wheels, which end with torch 2.1 and Python 3.11."""
-    release = torch.__version__.split('+')[0].split('.')
-    if not requirement.startswith('mmcv==') or (int(release[0]), int(release[1])) > (2, 1) or sys.version_info >= (3, 12):
+def prebuilt_page(requirement: str) -> str | None:
+    """Where OpenMMLab or OneDL would have a ready wheel for this Python and torch; None if they have none."""
+    name = requirement.split('==')[0]
+    major, minor = map(int, torch.__version__.split('.')[:2])
+    newest_torch, newest_python = NEWEST_PREBUILT[name]
+    if (major, minor) > newest_torch or sys.version_info[:2] > newest_python:
         return None
     cuda = f'cu{torch.version.cuda.replace(".", "")}' if torch.version.cuda else 'cpu'
-    return PREBUILT_SITE.format(cuda=cuda, torch=f'{release[0]}.{release[1]}')
+    return PREBUILT_PAGES[name].format(cuda=cuda, major=major, minor=minor)
 
 
 def fetch_prebuilt(requirement: str, folder: Path) -> Path | None:
-    index = prebuilt_index(requirement)
-    if index is None:
+    """A ready wheel whose operators load here, None if there is none."""
+    page = prebuilt_page(requirement)
+    if page is None:
         return None
     print(f'Looking for a ready wheel of {requirement} for torch {torch.__version__}', flush=True)
-    subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--retries', '1', '--no-deps', '--no-index',
-                    '--only-binary=:all:', '--find-links', index, '--dest', str(folder), requirement],
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return newest_wheel(folder)
+    with tempfile.TemporaryDirectory(prefix='mmcv-prebuilt-') as scratch:
+        subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--retries', '1', '--timeout', '15', '--no-deps',
+                        '--no-index', '--only-binary=:all:', '--find-links', page, '--dest', scratch, requirement],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        wheel = newest_wheel(Path(scratch))
+        if wheel is None:
+            return None
+        if problem := load_problem(wheel):
+            print(f'The ready wheel does not load here ({problem})', flush=True)
+            return None
+        return keep(wheel, folder)
+
+
+def load_problem(wheel: Path) -> str | None:
+    """Why a wheel's operators cannot be loaded beside this torch, None if they can."""
+    with tempfile.TemporaryDirectory(prefix='mmcv-check-') as scratch:
+        with zipfile.ZipFile(wheel) as archive:
+            libraries = [name for name in archive.namelist() if re.fullmatch(r'mmcv/_ext\..*so', name)]
+            if not libraries:
+                return 'it holds no operators'
+            archive.extract(libraries[0], scratch)
+        code = ('import sys, torch, importlib.util as u; s = u.spec_from_file_location("_ext", sys.argv[1]); '
+                'u.module_from_spec(s)')
+        result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(Path(scratch, libraries[0]))], check=False,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return (result.stdout.strip().splitlines() or ['no message'])[-1] if result.returncode else None
+
+
+def keep(wheel: Path, folder: Path) -> Path:
+    """Puts a wheel into the cache; written beside and moved, so that an interrupted copy is never taken for a wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f'{wheel.name}.partial'
+    shutil.copyfile(wheel, partial)
+    return partial.replace(folder / wheel.name)
 
 
 def compiler() -> str:
@@ -101,26 +150,39 @@ def compiler() -> str:
     return command
 
 
-def check_cuda_toolkit() -> None:
-    """nvcc of torch's CUDA major version must be there when there is a GPU to build for.
+def cuda_variables() -> dict[str, str]:
+    """Environment variables for the GPU operators; none for an installation that uses the CPU only.
 
     Raises:
-        BuildError: nvcc is missing or of another major version.
+        BuildError: torch has no CUDA, there is no compiler for it, or the GPU is newer than the compiler.
     """
-    wanted = torch.version.cuda
     if not builds_for_gpu() or torch.version.hip:
-        return
-    if wanted is None:
-        raise BuildError('FORCE_CUDA=1 was set, but this torch was built without CUDA: install another torch')
-    remedy = (f'install the CUDA {wanted} toolkit and set CUDA_HOME, or hide the GPU with CUDA_VISIBLE_DEVICES= '
-              'for an installation that uses the CPU only')
-    nvcc = Path(cpp_extension.CUDA_HOME or '', 'bin', 'nvcc')
-    if cpp_extension.CUDA_HOME is None or not nvcc.exists():
-        raise BuildError(f'there is a GPU but no nvcc to build mmcv for it: {remedy}')
-    text = subprocess.run([str(nvcc), '--version'], capture_output=True, text=True, check=True).stdout
-    found = re.search(r'release (\d+)\.(\d+)', text)
-    if found and found.group(1) != wanted.split('.')[0]:
-        raise BuildError(f'nvcc is of CUDA {found.group(1)}.{found.group(2)} but torch was built with CUDA {wanted}: {remedy}')
+        return {}
+    if torch.version.cuda is None:
+        raise BuildError(f'FORCE_CUDA=1 was set, but torch {torch.__version__} was built without CUDA: install another torch')
+    try:
+        found = cuda_toolkit.environment()
+    except cuda_toolkit.ToolkitError as error:
+        raise BuildError(f'{error}; or hide the GPU with CUDA_VISIBLE_DEVICES= for an installation that uses the CPU only') \
+            from None
+    architectures = gpu_architectures()
+    newest = cuda_toolkit.newest_architecture(Path(found['CUDA_HOME']))
+    for name in architectures:
+        capability = re.fullmatch(r'(\d+)\.(\d)\D*', name)
+        if capability and tuple(map(int, capability.groups())) > newest:
+            raise BuildError(f'compute capability {name} is newer than nvcc in {found["CUDA_HOME"]}, which compiles up to '
+                             f'{newest[0]}.{newest[1]}: take a newer torch (TORCH=VERSION) or a newer CUDA toolkit (CUDA_HOME), '
+                             f'or build for TORCH_CUDA_ARCH_LIST="{newest[0]}.{newest[1]}+PTX"')
+    print(f'The operators are compiled for compute capability {" ".join(architectures)}', flush=True)
+    if len(architectures) > 2:
+        print('Each takes several minutes; TORCH_CUDA_ARCH_LIST="8.0;9.0" chooses', flush=True)
+    return dict(found, TORCH_CUDA_ARCH_LIST=';'.join(architectures))
+
+
+def standard_flag() -> str:
+    """The C++ standard that torch's BuildExtension compiles with, such as '-std=c++20'."""
+    found = re.findall(r"cpp_flag_prefix \+ '(c\+\+\d+)'", inspect.getsource(cpp_extension.BuildExtension))
+    return f'-std={found[-1] if found else OLDEST_STANDARD}'
 
 
 def precompile_header(folder: Path, cxx: str) -> list[str]:
@@ -128,12 +190,12 @@ def precompile_header(folder: Path, cxx: str) -> list[str]:
     header = folder / 'torch_types.h'
     header.write_text(HEADER)
     includes = [f'-I{path}' for path in [*cpp_extension.include_paths(), sysconfig.get_paths()['include']]]
-    command = [*shlex.split(cxx), '-x', 'c++-header', *COMPILE_FLAGS, *EXTENSION_FLAGS, *includes, str(header),
+    command = [*shlex.split(cxx), '-x', 'c++-header', *COMPILE_FLAGS, *EXTENSION_FLAGS, standard_flag(), *includes, str(header),
                '-o', f'{header}.gch']
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         # clang and others name precompiled headers differently; the build is then only slower.
-        print('The compiler could not precompile torch\'s headers; the build goes on without and takes longer.')
+        print('The compiler could not precompile torch\'s headers; the build continues without and takes longer.')
         return COMPILE_FLAGS
     return [*COMPILE_FLAGS, '-include', str(header)]
 
@@ -159,16 +221,23 @@ def build(requirement: str, folder: Path) -> Path:
         BuildError: with the log's place when the build failed.
     """
     cxx = compiler()
-    check_cuda_toolkit()
+    cuda = cuda_variables()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
     jobs = os.environ.get('MAX_JOBS') or str(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix='mmcv-build-') as scratch:
+        print(f'Downloading the source of {requirement}', flush=True)
+        try:
+            source = mmcv_source.fetch(requirement, Path(scratch))
+        except mmcv_source.SourceError as error:
+            log.write_text(str(error))
+            raise BuildError(f'building {requirement} failed; {explain(log)}') from None
         print('Precompiling torch\'s headers', flush=True)
         flags = ' '.join(precompile_header(Path(scratch), cxx))
-        environment = dict(os.environ, CFLAGS=flags, CXXFLAGS=flags, MAX_JOBS=jobs, MMCV_WITH_OPS='1')
+        environment = dict(os.environ, **cuda, CFLAGS=flags, CXXFLAGS=flags, MAX_JOBS=jobs, MMCV_WITH_OPS='1',
+                           FORCE_CUDA='1' if cuda else '0')
         command = [sys.executable, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
-                   '--no-binary', requirement.split('==')[0], '--wheel-dir', scratch, requirement]
+                   '--wheel-dir', scratch, str(source)]
         started = time.monotonic()
         with log.open('w') as record, subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
                                                        stderr=subprocess.STDOUT, text=True, errors='replace') as process:
@@ -178,12 +247,9 @@ def build(requirement: str, folder: Path) -> Path:
         wheel = newest_wheel(Path(scratch))
         if process.returncode != 0 or wheel is None:
             raise BuildError(f'building {requirement} failed; {explain(log)}')
-        if 'linux' not in wheel.name:
-            raise BuildError(f'{requirement} was built without its operators; the log is {log}')
-        # Written beside and moved, so that an interrupted copy is never taken for a wheel.
-        partial = folder / f'{wheel.name}.partial'
-        shutil.copyfile(wheel, partial)
-        return partial.replace(folder / wheel.name)
+        if problem := load_problem(wheel):
+            raise BuildError(f'{requirement} was built, but its operators do not load ({problem}); the log is {log}')
+        return keep(wheel, folder)
 
 
 def explain(log: Path) -> str:
@@ -191,11 +257,12 @@ def explain(log: Path) -> str:
     text = log.read_text(errors='replace')
     if 'No space left on device' in text:
         return f'the disk is full (the build needs 2 GB in {tempfile.gettempdir()}; TMPDIR chooses another place)'
+    if found := re.search(r'unsupported GNU version! (gcc versions later than \d+) are not supported', text):
+        return (f'nvcc does not take this g++ ({found.group(1)} are too new for it): install an older one and set '
+                'CC, CXX and NVCC_PREPEND_FLAGS="-ccbin g++-NN"')
     if 'Killed signal' in text or 'cc1plus: out of memory' in text:
         return 'the compiler ran out of memory: run it again with MAX_JOBS=1'
-    if 'No matching distribution' in text or ('Connection' in text and 'error:' not in text.lower()):
-        return 'its source could not be downloaded: check the network and pip\'s index settings'
-    return f'the compiler\'s messages are in {log}'
+    return pip_errors.explain(text, f'the compiler\'s messages are in {log}')
 
 
 def main() -> int:
