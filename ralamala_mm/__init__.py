@@ -8,7 +8,11 @@ from importlib.util import find_spec
 if find_spec('mmengine') is None:
     raise ImportError('ralamala_mm needs MMEngine: run `make install`, or `pip install mmengine` (or onedl-mmengine)')
 
-from .backbones import MALA, RAVLT
-from .version import __version__
+from .compatibility import restore_find_loader
+
+restore_find_loader()
+
+from .backbones import MALA, RAVLT  # noqa: E402
+from .version import __version__  # noqa: E402
 
 __all__ = ['MALA', 'RAVLT', '__version__']

@@ -225,15 +225,26 @@ class Installer:
         label = label or ('' if self.cuda else 'cpu')
         index = pytorch_index(label, release, python) if label else None
         if index:
-            print('torch {} comes from PyTorch\'s index of {} builds{}'.format(
-                release, label, ', some 200 MB' if label == 'cpu' else ', some 3 GB'))
-            self.pip('torch', 'torch=={}+{}'.format(release, label), '--extra-index-url', index)
-            return
-        if label == 'cpu':
-            print('PyTorch\'s CPU index cannot be reached or has no torch {} for this Python: it comes from pip\'s default '
-                  'index, where it may bring CUDA\'s libraries, some 3 GB'.format(release))
-        self.check_disk(CUDA_GIB)
-        self.pip('torch', 'torch=={}'.format(self.torch or release))
+            source = 'PyTorch\'s {} index'.format(label)
+            arguments = ['torch=={}+{}'.format(release, label), '--extra-index-url', index]
+        else:
+            source, arguments = 'pip\'s default index', ['torch=={}'.format(self.torch or release)]
+            if label == 'cpu':
+                source += ', as PyTorch\'s CPU index cannot be reached or has no such build for this Python'
+        cuda = self.brings_cuda(arguments)
+        print('torch {} comes from {}: {}'.format(release, source, 'some 3 GB with CUDA\'s libraries' if cuda else
+                                                  'some 200 MB, without CUDA'), flush=True)
+        if cuda:
+            self.check_disk(CUDA_GIB)
+        self.pip('torch', *arguments)
+
+    def brings_cuda(self, arguments: list) -> bool:
+        """Whether pip would fetch CUDA's libraries for these; so it is taken to be where a pip before 22.2 cannot tell."""
+        command = [str(self.python), '-m', 'pip', 'install', '--no-input', '--dry-run', '--quiet', '--report', '-', *arguments]
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if result.returncode != 0:
+            return True
+        return any(item['metadata']['name'].startswith('nvidia-') for item in json.loads(result.stdout)['install'])
 
     def check_cuda(self, installed: str) -> None:
         """Raise if this torch cannot use the GPU: before mmcv is built for it, and not silently on the CPU.
@@ -273,15 +284,16 @@ class Installer:
     def build_mmcv(self, requirement: str) -> str:
         print('Building {}, the only part that takes minutes; it is kept for the next time'.format(requirement), flush=True)
         command = [str(self.python), '-u', '-W', 'ignore', str(REQUIREMENTS / 'mmcv_wheel.py'), requirement]
-        last = ''
+        wheel = None
         with subprocess.Popen(command, stdout=subprocess.PIPE, universal_newlines=True) as process:
-            for line in process.stdout:
-                if last:
-                    print('  ' + last, flush=True)
-                last = line.strip()
-        if process.returncode != 0:
+            for line in map(str.strip, process.stdout):
+                if line.endswith('.whl'):
+                    wheel = line
+                else:
+                    print('  ' + line, flush=True)
+        if process.returncode != 0 or wheel is None:
             raise InstallError('mmcv was not built, for the reason above')
-        return last
+        return wheel
 
     def prove(self) -> None:
         """Runs mmcv's operators; replaces an OpenCV that wants a display by the one that does not."""

@@ -1,6 +1,7 @@
 """MMEngine's Runner where it is not dependable enough: loading, saving and going on, data that cannot be used, CPU processes."""
 
 import logging
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,11 +201,16 @@ class DependableRunner(MMEngineRunner):
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        """Builds a data loader.
+        """Builds a data loader; its workers are forked unless the config, or `env_cfg.mp_cfg`, names another start method.
+
+        Python 3.14 no longer forks by default, and data sets of MMDetection and MMSegmentation need not be picklable.
 
         Raises:
             UserError: its annotations cannot be used; the text says which file and why.
         """
+        if isinstance(dataloader, dict) and dataloader.get('num_workers'):
+            method = multiprocessing.get_start_method(allow_none=True) or 'fork'
+            dataloader = dict(dict(multiprocessing_context=method), **dataloader)
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         except Exception as error:
