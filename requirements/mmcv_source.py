@@ -20,8 +20,8 @@ class Fix(NamedTuple):
 FIXES = (
     # Since Python 3.13 exec() no longer writes into locals(): KeyError '__version__'.
     # Open upstream: github.com/open-mmlab/mmengine/issues/1616 (the same lines stand in mmcv).
-    Fix(r"exec\(compile\((.+), 'exec'\)\)\n(\s+)return locals\(\)\['__version__'\]",
-        r"names = {}\n\2exec(compile(\1, 'exec'), names)\n\2return names['__version__']"),
+    Fix(r"(\n\s+)exec\(compile\((.+), 'exec'\)\)(\n\s+)return locals\(\)\['__version__'\]",
+        r"\1names = {}\1exec(compile(\2, 'exec'), names)\3return names['__version__']"),
     # The headers of torch 2.13 and newer are C++20. Without a standard of mmcv's own, BuildExtension takes that of the
     # torch that is installed, for C++ and CUDA (torch/utils/cpp_extension.py, append_std17_if_no_std_present).
     Fix(r"(, )?'-std=c\+\+1[47]'", ''),

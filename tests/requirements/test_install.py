@@ -1,6 +1,6 @@
 """The installer's sentences when something is missing; its success is what every other test runs on."""
 
-import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -11,60 +11,144 @@ from types import ModuleType
 
 import pytest
 
-REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements'
-
-
-@pytest.fixture(scope='module')
-def install() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('install', REQUIREMENTS / 'install.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / 'requirements'
 
 
 @pytest.mark.parametrize(('log', 'sentence'), [
     ('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device', 'the disk is full'),
     ('Failed to establish a new connection: [Errno 111] Connection refused\nNo matching distribution found for torch==2.13.0',
      'the package index could not be reached'),
-    ('ERROR: No matching distribution found for torch==9.9.9', 'torch==9.9.9 is not to be had'),
+    ('ERROR: No matching distribution found for torch==9.9.9', 'torch==9.9.9 is not available for this Python'),
     ('something else', 'its messages are in install.log'),
 ])
-def test_what_went_wrong_with_pip(install: ModuleType, log: str, sentence: str):
-    assert sentence in install.explain_pip(log, 'torch', Path('install.log'))
+def test_what_went_wrong_with_pip(requirements: dict[str, ModuleType], log: str, sentence: str):
+    assert sentence in requirements['pip_errors'].explain(log, 'its messages are in install.log')
 
 
-def test_an_unsupported_python(install: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(install.sys, 'version_info', (3, 8, 1))
+@pytest.mark.parametrize('version', [(3, 8, 1), (3, 9, 0), (3, 15, 0)])
+def test_an_unsupported_python(install: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple):
+    monkeypatch.setattr(install.sys, 'version_info', version)
     monkeypatch.setattr(install.shutil, 'which', lambda name: None)
-    with pytest.raises(install.InstallError, match=r'Python 3.8 is not supported: install Python 3.10 to 3.12, or name one'):
-        install.suitable_python()
+    with pytest.raises(install.InstallError, match=rf'Python 3.{version[1]} .*: install Python 3.10 to 3.14, or name one'):
+        install.suitable_python(chosen=False)
 
 
-def test_a_full_disk(install: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_another_python_is_taken_only_if_none_was_chosen(install: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(install.sys, 'version_info', (3, 9, 0))
+    monkeypatch.setattr(install.shutil, 'which', lambda name: f'/somewhere/{name}')
+    monkeypatch.setattr(install, 'makes_environments', lambda python: python.endswith(('3.13', '3.12')))
+    assert install.suitable_python(chosen=False) == '/somewhere/python3.13'
+    with pytest.raises(install.InstallError, match=r'Python 3.9 \(.*\) is not supported: install Python 3.10 to 3.14$'):
+        install.suitable_python(chosen=True)
+
+
+def test_make_takes_the_python_that_is_named_or_refuses(call: Callable, tmp_path: Path):
+    missing = call('make', 'install', 'PYTHON=python3.99', f'VENV={tmp_path / "venv"}')
+    assert missing.returncode == 2
+    assert missing.stderr.startswith('error: python3.99 is not on this machine: install Python 3.10 to 3.14, or name one')
+    old = tmp_path / 'python3.9'  # an interpreter whose version is another, to the installer's eyes
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys, runpy; sys.version_info = (3, 9, 2, 0, 0); '
+                   'sys.argv = sys.argv[1:]; sys.path.insert(0, \'requirements\'); '
+                   'runpy.run_path(sys.argv[0], run_name=\'__main__\')" "$@"\n')
+    old.chmod(0o755)
+    refused = call('make', 'install', f'PYTHON={old}', f'VENV={tmp_path / "venv"}')
+    assert refused.returncode == 2
+    assert 'error: Python 3.9' in refused.stderr
+    assert 'is not supported: install Python 3.10 to 3.14.' in refused.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+def test_an_environment_of_another_python_is_not_taken(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch):
+    installer = install.Installer('upstream', Path(sys.prefix), None, python_chosen=True)
+    monkeypatch.setattr(installer, 'environment_python', lambda: (3, 9))
+    with pytest.raises(install.InstallError, match=r'was made with Python 3.9, not with 3.\d+: remove it, or choose another'):
+        installer.check_python()
+
+
+def test_a_full_disk(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(install.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(install.InstallError, match='GiB are free'):
         install.Installer('upstream', tmp_path / 'venv', None).run()
     assert not (tmp_path / 'venv').exists()
 
 
-def test_both_stacks_in_one_environment(install: ModuleType, monkeypatch: pytest.MonkeyPatch):
+def test_both_stacks_in_one_environment(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch):
     installer = install.Installer('onedl', Path(sys.prefix), None)
     monkeypatch.setattr(installer, 'installed_version', lambda package: '0.10.7' if package == 'mmengine' else None)
     with pytest.raises(install.InstallError, match='holds mmengine, of the other stack'):
         installer.check_other_stack()
 
 
-def test_a_finished_installation_is_recognised(install: ModuleType, tmp_path: Path):
-    import json
-
+def test_a_finished_installation_is_recognised(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch,
+                                               tmp_path: Path):
     installer = install.Installer('upstream', tmp_path, None)
     assert not installer.is_done()
     installer.python.parent.mkdir()
     installer.python.touch()
-    (tmp_path / install.MARKER).write_text(json.dumps(dict(installer.fingerprint(), torch='2.9.1')))
+    marker = tmp_path / install.MARKER
+    marker.write_text(json.dumps(dict(installer.fingerprint(), torch='2.9.1')))
     assert installer.is_done()
     assert not install.Installer('onedl', tmp_path, None).is_done()
     assert not install.Installer('upstream', tmp_path, '2.8.0').is_done()
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '9.0')
+    for_gpus = install.Installer('upstream', tmp_path, None)
+    assert not for_gpus.is_done()
+    marker.write_text(json.dumps(for_gpus.fingerprint()))
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0;9.0')
+    assert not install.Installer('upstream', tmp_path, None).is_done()
+    monkeypatch.delenv('FORCE_CUDA')
+    monkeypatch.delenv('TORCH_CUDA_ARCH_LIST')
+    assert install.Installer('upstream', tmp_path, None).is_done()  # GPU operators work on a CPU too
+
+
+def test_the_default_torch(install: ModuleType):
+    assert [install.default_torch(python) for python in [(3, 10), (3, 11), (3, 14)]] == ['2.14.1', '2.15.0', '2.15.0']
+
+
+@pytest.mark.parametrize(('gpu', 'asked', 'index_has', 'arguments', 'text'), [
+    (False, None, True, ['torch==2.15.0+cpu', '--extra-index-url', 'index/cpu'], "from PyTorch's cpu index: some 200 MB"),
+    (False, None, False, ['torch==2.15.0'], "from pip's default index, as PyTorch's CPU index cannot be reached"),
+    (True, None, True, ['torch==2.15.0'], "from pip's default index: some 3 GB with CUDA's libraries"),
+    (True, '2.9.1+cu126', True, ['torch==2.9.1+cu126', '--extra-index-url', 'index/cu126'], "from PyTorch's cu126 index"),
+    (False, '2.9.1+cu126', False, ['torch==2.9.1+cu126'], "from pip's default index: some 3 GB"),
+])
+def test_where_torch_comes_from(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                capsys: pytest.CaptureFixture, gpu: bool, asked: str | None, index_has: bool, arguments: list,
+                                text: str):
+    installer = install.Installer('upstream', tmp_path / 'venv', asked)
+    installer.cuda = gpu
+    called = []
+    monkeypatch.setattr(install, 'pytorch_index', lambda label, release, python: f'index/{label}' if index_has else None)
+    monkeypatch.setattr(installer, 'environment_python', lambda: (3, 13))
+    monkeypatch.setattr(installer, 'brings_cuda', lambda arguments: not any('cpu' in word for word in arguments))
+    monkeypatch.setattr(installer, 'check_disk', lambda needed: None)
+    monkeypatch.setattr(installer, 'pip', lambda what, *words: called.append(list(words)))
+    installer.fetch_torch()
+    assert called == [arguments]
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('cuda', 'available', 'gpu', 'sentence'), [
+    ('None', 'False', True, 'which was built without CUDA, but there is a GPU: remove the folder and run this again, or hide'),
+    ('None', 'False', False, 'which was built without CUDA, but FORCE_CUDA=1 is set: remove the folder'),
+    ('13.2', 'False', True, r'cannot use this machine.s GPU, whose driver is for 12.4: install a newer NVIDIA driver'),
+    ('13.2', 'False', False, None),
+    ('13.2', 'True', True, None),
+])
+def test_a_torch_that_cannot_use_the_gpu(requirements: dict[str, ModuleType], install: ModuleType, no_gpu: None, tmp_path: Path,
+                                         cuda: str, available: str, gpu: bool, sentence: str | None):
+    installer = install.Installer('upstream', tmp_path, None)
+    installer.gpus = requirements['machine'].Gpus(['9.0'], (12, 4)) if gpu else None
+    installer.python.parent.mkdir()
+    installer.python.write_text(f'#!/bin/sh\necho {cuda} {available}\n')
+    installer.python.chmod(0o755)
+    if sentence is None:
+        installer.check_cuda('2.15.0')
+        return
+    with pytest.raises(install.InstallError, match=sentence):
+        installer.check_cuda('2.15.0')
 
 
 def test_no_compiler(call: Callable, tmp_path: Path):

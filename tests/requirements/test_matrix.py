@@ -1,6 +1,5 @@
 """The table of tested versions: rows replace those of the same stack and Python, in order, and nothing else changes."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,12 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope='module')
-def matrix() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('matrix', ROOT / 'requirements' / 'matrix.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def matrix(requirements: dict[str, ModuleType]) -> ModuleType:
+    return requirements['matrix']
 
 
 def test_rows_are_merged(matrix: ModuleType):
