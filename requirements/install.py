@@ -22,8 +22,6 @@ from machine import find_gpus, pytorch_index
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements'
 STACKS = {'upstream': 'mm.txt', 'onedl': 'mm-onedl.txt'}
-# The newest that passes `make test`, for this Python and newer ones.
-DEFAULT_TORCH = {(3, 10): '2.14.1', (3, 11): '2.15.0'}
 OLDEST_TORCH = (2, 1)
 PYTHONS = ((3, 10), (3, 14))
 # Free space that the environment and the build of mmcv need.
@@ -40,7 +38,11 @@ def version_text(version: tuple) -> str:
 
 
 def default_torch(python: tuple) -> str:
-    return DEFAULT_TORCH[max(known for known in DEFAULT_TORCH if known <= python)]
+    """The version in torch.txt, whose lines are for Pythons before and from 3.11 on."""
+    found = re.findall(r'^torch==(\S+); python_version (<|>=) "(\d+)\.(\d+)"$', (REQUIREMENTS / 'torch.txt').read_text(),
+                       re.MULTILINE)
+    (version,) = [version for version, sign, *limit in found if (python < tuple(map(int, limit))) == (sign == '<')]
+    return version
 
 
 def suitable_python(chosen: bool) -> str:
@@ -318,8 +320,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--stack', choices=sorted(STACKS), default='upstream')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='environment to make, or one that exists')
-    parser.add_argument('--torch', metavar='VERSION', help='torch to install; by default {} for Python 3.10, else {}'.format(
-        *DEFAULT_TORCH.values()))
+    parser.add_argument('--torch', metavar='VERSION', help='torch to install; by default the one in torch.txt')
     parser.add_argument('--this-python', action='store_true', help='take the interpreter that runs this, and no other')
     parser.add_argument('--dependencies-only', action='store_true', help='all but ralamala_mm itself, for a layer of a container')
     args = parser.parse_args()

@@ -2,12 +2,14 @@
 
     python requirements/matrix.py                      all of them, one after the other, and the table in README.md
     python requirements/matrix.py --stacks onedl --pythons 3.12
+    python requirements/matrix.py --pythons 3.11 --torch 2.6.0 2.14.1
 
-Each combination has an environment of its own, `.venv-matrix/STACK-PYTHON`, and a log beside it. It takes as long as so many test
-runs, and as much disk as so many environments.
+Each combination has an environment of its own, `.venv-matrix/STACK-PYTHON-TORCH`, and a log beside it. It takes as long as so many
+test runs, and as much disk as so many environments.
 """
 
 import argparse
+import itertools
 import re
 import shutil
 import subprocess
@@ -20,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / '.venv-matrix'
 README = ROOT / 'README.md'
 STACKS = ('upstream', 'onedl')
-PYTHONS = ('3.10', '3.11', '3.12')
+PYTHONS = ('3.10', '3.11', '3.12', '3.13', '3.14')
+DEFAULT = 'default'  # the torch that make install takes
 BEGIN, END = '<!-- tested: requirements/matrix.py -->', '<!-- /tested -->'
 HEADER = '| stack | Python | torch | tests | date |\n|-|-|-|-|-|'
 
@@ -34,20 +37,22 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def test(stack: str, version: str, command: str) -> tuple[str, bool]:
+def test(stack: str, version: str, command: str, torch: str) -> tuple[str, bool]:
     """One row of the table, and whether all went well.
 
     Args:
         stack: 'upstream' or 'onedl'.
         version: of Python, such as '3.12'.
         command: its interpreter.
+        torch: a version of torch, or DEFAULT.
     """
-    name = f'{stack}-{version}'
+    name = f'{stack}-{version}-{torch}'
     log, venv = FOLDER / f'{name}.log', FOLDER / name
     started = time.monotonic()
     print(f'{name}: make test, log in {log}', flush=True)
     with log.open('w') as file:
-        code = subprocess.run(['make', 'test', f'STACK={stack}', f'PYTHON={command}', f'VENV={venv}'], cwd=ROOT, stdout=file,
+        code = subprocess.run(['make', 'test', f'STACK={stack}', f'PYTHON={command}', f'VENV={venv}',
+                               *([] if torch == DEFAULT else [f'TORCH={torch}'])], cwd=ROOT, stdout=file,
                               stderr=subprocess.STDOUT, check=False).returncode
     text = log.read_text(errors='replace')
     counted = re.findall(r'^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s', text, re.MULTILINE)
@@ -64,7 +69,7 @@ def torch_version(venv: Path) -> str:
 
 
 def merge(text: str, rows: list[str]) -> str:
-    """The README with these rows in place of those of the same stack and Python.
+    """The README with these rows in place of those of the same stack, Python and torch.
 
     Args:
         text: the README.
@@ -72,9 +77,9 @@ def merge(text: str, rows: list[str]) -> str:
     """
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
-    known = {tuple(row.split('|')[1:3]): row for row in table.splitlines()[3:] if row.startswith('|')}
-    known |= {tuple(row.split('|')[1:3]): row for row in rows}
-    ordered = [known[key] for key in sorted(known, key=lambda key: (key[0].strip() != 'upstream', key[1]))]
+    known = {tuple(row.split('|')[1:4]): row for row in table.splitlines()[3:] if row.startswith('|')}
+    known |= {tuple(row.split('|')[1:4]): row for row in rows}
+    ordered = [known[key] for key in sorted(known, key=lambda key: (key[0].strip() != 'upstream', *key[1:]))]
     return f'{before}{BEGIN}\n' + '\n'.join([HEADER, *ordered]) + f'\n{END}{after}'
 
 
@@ -82,6 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--stacks', nargs='+', choices=STACKS, default=STACKS)
     parser.add_argument('--pythons', nargs='+', choices=PYTHONS, default=PYTHONS)
+    parser.add_argument('--torch', nargs='+', default=[DEFAULT], metavar='VERSION', help='by default the one of make install')
     args = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     rows, well = [], True
@@ -90,8 +96,8 @@ def main() -> int:
         if command is None:
             print(f'Python {version} is not on this machine; passed over', flush=True)
             continue
-        for stack in args.stacks:
-            row, passed = test(stack, version, command)
+        for stack, torch in itertools.product(args.stacks, args.torch):
+            row, passed = test(stack, version, command, torch)
             rows.append(row)
             well &= passed
             README.write_text(merge(README.read_text(), rows))

@@ -17,10 +17,12 @@ def matrix(requirements: dict[str, ModuleType]) -> ModuleType:
 def test_rows_are_merged(matrix: ModuleType):
     text = f'above\n{matrix.BEGIN}\n{matrix.HEADER}\n{matrix.END}\nbelow'
     text = matrix.merge(text, ['| onedl | 3.11 | 2.13.0 | 5 passed | a |', '| upstream | 3.12 | 2.13.0 | 6 passed | a |'])
-    text = matrix.merge(text, ['| upstream | 3.10 | 2.13.0 | 7 passed | b |', '| onedl | 3.11 | 2.14.1 | 8 passed | b |'])
+    text = matrix.merge(text, ['| upstream | 3.10 | 2.13.0 | 7 passed | b |', '| onedl | 3.11 | 2.13.0 | 8 passed | b |',
+                               '| upstream | 3.12 | 2.15.0 | 9 passed | b |'])
     assert text.splitlines() == [
         'above', matrix.BEGIN, *matrix.HEADER.splitlines(), '| upstream | 3.10 | 2.13.0 | 7 passed | b |',
-        '| upstream | 3.12 | 2.13.0 | 6 passed | a |', '| onedl | 3.11 | 2.14.1 | 8 passed | b |', matrix.END, 'below']
+        '| upstream | 3.12 | 2.13.0 | 6 passed | a |', '| upstream | 3.12 | 2.15.0 | 9 passed | b |',
+        '| onedl | 3.11 | 2.13.0 | 8 passed | b |', matrix.END, 'below']
 
 
 def test_the_readme_has_the_table(matrix: ModuleType):
