@@ -4,8 +4,8 @@
     python requirements/matrix.py --stacks onedl --pythons 3.12
     python requirements/matrix.py --pythons 3.11 --torch 2.6.0 2.14.1
 
-Each combination has an environment of its own, `.venv-matrix/STACK-PYTHON-TORCH`, and a log beside it. It takes as long as so many
-test runs, and as much disk as so many environments.
+Each combination has an environment of its own, `.venv-matrix/STACK-PYTHON-TORCH`, and a log beside it. It takes as long as so
+many test runs, and as much disk as so many environments.
 """
 
 import argparse
