@@ -12,7 +12,7 @@ unexport PYTHON
 .PHONY: install demo test lint docs
 
 install:
-	@command -v '$(PYTHON)' >/dev/null || { echo 'error: $(PYTHON) is not on this machine: install Python 3.10 to 3.14, or name one with PYTHON=COMMAND.' >&2; exit 1; }
+	@'$(PYTHON)' -c '' 2>/dev/null || { echo 'error: $(PYTHON) does not run here: install Python 3.10 to 3.14, or name one with PYTHON=COMMAND.' >&2; exit 1; }
 	@'$(PYTHON)' requirements/install.py --stack $(STACK) --venv '$(VENV)' $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHON_CHOSEN),--this-python)
 
 demo: install

@@ -46,7 +46,7 @@ def test_another_python_is_taken_only_if_none_was_chosen(install: ModuleType, mo
 def test_make_takes_the_python_that_is_named_or_refuses(call: Callable, tmp_path: Path):
     missing = call('make', 'install', 'PYTHON=python3.99', f'VENV={tmp_path / "venv"}')
     assert missing.returncode == 2
-    assert missing.stderr.startswith('error: python3.99 is not on this machine: install Python 3.10 to 3.14, or name one')
+    assert missing.stderr.startswith('error: python3.99 does not run here: install Python 3.10 to 3.14, or name one')
     old = tmp_path / 'python3.9'  # an interpreter whose version is another, to the installer's eyes
     old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys, runpy; sys.version_info = (3, 9, 2, 0, 0); '
                    'sys.argv = sys.argv[1:]; sys.path.insert(0, \'requirements\'); '
