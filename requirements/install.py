@@ -281,7 +281,9 @@ class Installer:
         wheel = [] if loads and self.installed_version(name) == version else [self.build_mmcv(mmcv)]
         if wheel:
             self.pip(mmcv, '--force-reinstall', '--no-deps', *wheel)
-        self.pip('the {} stack'.format(self.stack), *requirements)
+        # Never compiled: OneDL's augmentations let pip choose an OpenCV whose NumPy has no wheel for the newest Python.
+        self.pip('the {} stack'.format(self.stack), '--only-binary', 'numpy,scipy,opencv-python,opencv-python-headless',
+                 *requirements)
 
     def build_mmcv(self, requirement: str) -> str:
         print('Building {}, the only part that takes minutes; it is kept for the next time'.format(requirement), flush=True)
