@@ -236,6 +236,8 @@ def build(requirement: str, folder: Path) -> Path:
         flags = ' '.join(precompile_header(Path(scratch), cxx))
         environment = dict(os.environ, **cuda, CFLAGS=flags, CXXFLAGS=flags, MAX_JOBS=jobs, MMCV_WITH_OPS='1',
                            FORCE_CUDA='1' if cuda else '0')
+        # torch looks for ninja on the PATH, where an environment that is not activated has none of its own.
+        environment['PATH'] = f'{sysconfig.get_path("scripts")}{os.pathsep}{environment["PATH"]}'
         command = [sys.executable, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
                    '--wheel-dir', scratch, str(source)]
         started = time.monotonic()
