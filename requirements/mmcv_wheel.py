@@ -214,6 +214,21 @@ def show_progress(line: str, started: float) -> None:
         print(text, flush=True)
 
 
+def build_environment(cuda: dict[str, str], flags: list[str]) -> dict[str, str]:
+    """The environment variables that mmcv's setup.py and torch's BuildExtension read.
+
+    Args:
+        cuda: those of the CUDA toolkit; empty for an installation that uses the CPU only.
+        flags: of the C++ compiler.
+    """
+    found = dict(os.environ, **cuda, CFLAGS=' '.join(flags), CXXFLAGS=' '.join(flags), MMCV_WITH_OPS='1',
+                 FORCE_CUDA='1' if cuda else '0')
+    found.setdefault('MAX_JOBS', str(len(os.sched_getaffinity(0))))
+    # torch looks for ninja on the PATH, where an environment that is not activated has none of its own.
+    found['PATH'] = f'{sysconfig.get_path("scripts")}{os.pathsep}{found.get("PATH", "")}'
+    return found
+
+
 def build(requirement: str, folder: Path) -> Path:
     """Builds the wheel into `folder`.
 
@@ -224,7 +239,6 @@ def build(requirement: str, folder: Path) -> Path:
     cuda = cuda_variables()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
-    jobs = os.environ.get('MAX_JOBS') or str(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix='mmcv-build-') as scratch:
         print(f'Downloading the source of {requirement}', flush=True)
         try:
@@ -233,11 +247,7 @@ def build(requirement: str, folder: Path) -> Path:
             log.write_text(str(error))
             raise BuildError(f'building {requirement} failed; {explain(log)}') from None
         print('Precompiling torch\'s headers', flush=True)
-        flags = ' '.join(precompile_header(Path(scratch), cxx))
-        environment = dict(os.environ, **cuda, CFLAGS=flags, CXXFLAGS=flags, MAX_JOBS=jobs, MMCV_WITH_OPS='1',
-                           FORCE_CUDA='1' if cuda else '0')
-        # torch looks for ninja on the PATH, where an environment that is not activated has none of its own.
-        environment['PATH'] = f'{sysconfig.get_path("scripts")}{os.pathsep}{environment["PATH"]}'
+        environment = build_environment(cuda, precompile_header(Path(scratch), cxx))
         command = [sys.executable, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
                    '--wheel-dir', scratch, str(source)]
         started = time.monotonic()

@@ -1,6 +1,8 @@
 """mmcv's source is fetched and fixed on any Python; the compiler for its GPU operators is found, completed or installed."""
 
+import os
 import re
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -70,6 +72,17 @@ def test_the_standard_is_the_one_that_torch_compiles_with(requirements: dict[str
     source = Path(cpp_extension.__file__).read_text()
     standards = set(re.findall(r'-std=(c\+\+\d+)', source))
     assert requirements['mmcv_wheel'].standard_flag().removeprefix('-std=') in standards
+
+
+def test_files_are_compiled_in_parallel_by_the_environments_own_ninja(requirements: dict[str, ModuleType],
+                                                                       monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('PATH', '/usr/bin')
+    monkeypatch.delenv('MAX_JOBS', raising=False)
+    environment = requirements['mmcv_wheel'].build_environment({}, ['-O2', '-w'])
+    ninja = shutil.which('ninja', path=environment['PATH'])
+    assert Path(ninja).parent == Path(sys.executable).parent
+    assert (environment['CXXFLAGS'], environment['FORCE_CUDA']) == ('-O2 -w', '0')
+    assert int(environment['MAX_JOBS']) == len(os.sched_getaffinity(0))
 
 
 @pytest.fixture
