@@ -84,7 +84,7 @@ class Installer:
         self.python_chosen = python_chosen
         self.python = venv / 'bin' / 'python'
         self.log = venv / 'ralamala-install.log'
-        self.pins = ['setuptools<82']  # named in every call, so that no dependency replaces them
+        self.pins = ['setuptools<82']  # no later installation replaces these
         self.gpus = find_gpus()
         self.cuda = bool(self.gpus) or os.environ.get('FORCE_CUDA', '0') == '1'
 
@@ -192,7 +192,9 @@ class Installer:
         """
         print('Installing {} … '.format(what), end='', flush=True)
         started = time.monotonic()
-        command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments, *self.pins]
+        constraints = self.venv / 'ralamala-constraints.txt'
+        constraints.write_text('\n'.join(self.pins) + '\n')
+        command = [str(self.python), '-m', 'pip', 'install', '--no-input', *arguments, '--constraint', str(constraints)]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         with self.log.open('a') as log:
             log.write('$ {}\n{}\n'.format(' '.join(command), result.stdout))
