@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from contextlib import suppress
 
@@ -26,7 +27,8 @@ def test_a_signal_to_the_whole_job(name: str):
     batches = iter(loader)
     seen = [int(next(batches)) for _ in range(2)]  # one of each worker: both have started
     workers = [worker.pid for worker in batches._workers]
-    subprocess.run(['kill', f'-{name}', *map(str, workers)], check=True)  # from another process than their parent
+    code = f'import os, signal; [os.kill(pid, signal.SIG{name}) for pid in {workers}]'
+    subprocess.run([sys.executable, '-c', code], check=True)  # from another process than their parent
     time.sleep(0.5)
     seen += [int(batch) for batch in batches]
     assert seen == list(range(40))
