@@ -2,6 +2,7 @@
 
 import argparse
 
+from ralamala_mm.apis.visualizer import use_visualization
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
@@ -13,7 +14,6 @@ from ralamala_mm.engine import (
     runner_parser,
     start_processes,
     use_detection_output,
-    use_pictures,
     use_progress_line,
     use_segmentation_output,
     use_test_time_augmentation,
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
         classes = recorded_classes(read_checkpoint(args.checkpoint))
         use_data(config, args.data, ['test'], show=launched_rank(args.launcher) == 0, weights_classes=classes)
     check_paths(config, ('test',))
-    use_pictures(config, args.show, args.show_dir, args.wait_time)
+    use_visualization(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)
     if args.tta:
         use_test_time_augmentation(config)

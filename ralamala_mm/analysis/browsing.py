@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as masks
 from torch.utils.data import Dataset
 
+from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_of, resize, tile
 from ralamala_mm.datasets.scanning import Progress
 from ralamala_mm.engine.evaluation import is_segmentation
 from ralamala_mm.errors import UserError
@@ -23,8 +24,6 @@ from ralamala_mm.files import write_in_one_move
 from .charts import COLOURS
 from .data_statistics import SIZES, Statistics
 from .detections import Objects, compressed
-from .drawing import caption, draw_classes, draw_objects, palette_of, resize
-from .pictures import tile
 from .samples import spread
 
 SIDE = 360  # pixels of a picture's longer side on a sheet, or nearly so
@@ -96,9 +95,10 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
                 text = f'{i}: of another, {Path(shown_path).name}'  # short enough for a narrow picture
         shown = resize(image, SIDE)
         if not segments:
-            shown = draw_objects(shown, annotated, max(shown.shape[:2]) / max(image.shape[:2]), classes, palette)
+            boxes = annotated.boxes * (max(shown.shape[:2]) / max(image.shape[:2]))
+            shown = draw_objects(shown, boxes, annotated.labels, classes, palette, masks=annotated.outlines)
         elif annotated is not None:
-            shown = draw_classes(image, annotated, SIDE, classes, palette)
+            shown = draw_areas(shown, annotated, classes, palette)
         row.append(caption(shown, text))
     return row
 

@@ -1,67 +1,48 @@
-"""Predictions beside the ground truth, as one sheet of pictures."""
+"""Predictions beside the ground truth, as one sheet of images."""
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-ENLARGEMENT = 3  # small pictures are drawn larger, so that names and scores can be read
+from ralamala_mm.apis.drawing import draw_instances, palette_of, read_image, resize, side_by_side, tile
+
+SIDE = 384  # pixels of an image's longer side on a sheet, so that names and scores can be read
 
 
 def draw_predictions(runner: Runner, path: Path, count: int = 12, columns: int = 3, score: float = 0.4) -> None:
-    """Writes a sheet of the first `count` test pictures, each with ground truth left and prediction right.
+    """Writes a sheet of the first `count` test images, each with ground truth left and prediction right.
 
     Args:
         runner: a runner of a detection config, its weights loaded.
-        path: the picture to write.
-        count: how many pictures.
+        path: the image file to write.
+        count: how many images.
         columns: pairs per row.
         score: predictions below it are not drawn.
     """
     dataset = runner.test_loop.dataloader.dataset
-    runner.visualizer.dataset_meta = dataset.metainfo
+    classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
     runner.model.eval()
     pairs = []
     for i in range(min(count, len(dataset))):
-        # A data set in test mode hands the annotations out to the metric only; the picture needs them too.
+        # A data set in test mode hands the annotations out to the metric only; the drawing needs them too.
         data = runner.test_loop.dataloader.collate_fn([dataset[i]])
         with torch.no_grad():
-            sample = runner.model.test_step(data)[0]
-        image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
-        shown = sample.cpu().clone()
-        shown.pred_instances = enlarge(shown.pred_instances[shown.pred_instances.scores > score], ENLARGEMENT)
-        shown.gt_instances = enlarge(shown.gt_instances, ENLARGEMENT)
-        image = cv2.resize(image, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_NEAREST)
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*polygon is out of bounds')  # an outline on the picture's edge
-            runner.visualizer.add_datasample('pair', image, shown, draw_gt=True, draw_pred=True, show=False)
-        pairs.append(runner.visualizer.get_image())
+            sample = runner.model.test_step(data)[0].cpu()
+        image = read_image(sample.img_path)
+        larger = resize(image, SIDE)
+        scale = max(larger.shape[:2]) / max(image.shape[:2])
+        found = sample.pred_instances[sample.pred_instances.scores >= score]
+        pairs.append(side_by_side(*(draw_instances(larger, scaled(instances, scale), classes, palette)
+                                    for instances in (sample.gt_instances, found))))
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(tile(pairs, columns), cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(tile(pairs, columns, gap=32), cv2.COLOR_RGB2BGR))
 
 
-def enlarge(instances: InstanceData, factor: int) -> InstanceData:
-    """Boxes and masks in a picture enlarged by a whole factor."""
+def scaled(instances: InstanceData, factor: float) -> InstanceData:
+    """Instances with their boxes in pixels of an enlarged image; masks fit an image of any size."""
     larger = instances.clone()
-    larger.bboxes = instances.bboxes * factor
-    if 'masks' in instances:
-        masks = getattr(instances.masks, 'masks', instances.masks)  # BitmapMasks of the ground truth, or an array
-        larger.masks = np.repeat(np.repeat(np.asarray(masks), factor, axis=-2), factor, axis=-1).astype(bool)
+    larger.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
     return larger
-
-
-def tile(pictures: Sequence[np.ndarray], columns: int, gap: int = 8) -> np.ndarray:
-    """Pictures `[h, w, 3]` side by side on white, in rows of `columns`; smaller ones are padded."""
-    height = max(picture.shape[0] for picture in pictures) + gap
-    width = max(picture.shape[1] for picture in pictures) + gap
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * height, i % columns * width
-        sheet[y:y + picture.shape[0], x:x + picture.shape[1]] = picture
-    return sheet

@@ -19,7 +19,7 @@ from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 
-from .colours import distinct_colours
+from .drawing import is_palette, palette_of
 
 
 def load_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'auto',
@@ -117,9 +117,9 @@ def _dataset_meta(config: Config, content: Mapping) -> dict:
     recorded = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
     classes = recorded_classes(content) or config_classes(config)
     classes = classes or tuple(f'class {i}' for i in range(_head_classes(config.model)))
-    palettes = (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes), distinct_colours(len(classes)))
-    palette = next(palette for palette in palettes if _is_palette(palette, len(classes)))
-    return dict(classes=classes, palette=[tuple(int(value) for value in colour) for colour in palette],
+    palettes = (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes))
+    palette = next((palette for palette in palettes if is_palette(palette, len(classes))), None)
+    return dict(classes=classes, palette=palette_of(dict(classes=classes, palette=palette)),
                 reduce_zero_label=bool(recorded.get('reduce_zero_label', _config_reduces(config))))
 
 
@@ -137,11 +137,6 @@ def _config_palette(config: Config, classes: Sequence[str]) -> object:
         return None
     own = (dataset.get('metainfo') or {}).get('palette')
     return own or getattr(dataset_class(config, dataset), 'METAINFO', {}).get('palette')
-
-
-def _is_palette(palette: object, count: int) -> bool:
-    return (isinstance(palette, list | tuple) and len(palette) >= count
-            and all(isinstance(colour, list | tuple) and len(colour) == 3 for colour in palette))
 
 
 def _head_classes(part: object) -> int:

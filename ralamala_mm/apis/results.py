@@ -17,7 +17,7 @@ from torch import Tensor
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import UNFINISHED, write_in_one_move
 
-from .colours import Colour
+from .drawing import Color
 from .masks import RunLengths, area, encode
 from .numbering import Numbering
 
@@ -46,7 +46,7 @@ class Tables:
         UserError: the folder cannot be written to.
     """
 
-    def __init__(self, out_dir: Path, classes: Sequence[str], palette: Sequence[Colour], numbering: Numbering, info: dict,
+    def __init__(self, out_dir: Path, classes: Sequence[str], palette: Sequence[Color], numbering: Numbering, info: dict,
                  segments: bool):
         self.out_dir = out_dir
         self.classes = classes
@@ -177,7 +177,7 @@ def write_mask(path: Path, sample: BaseDataElement, categories: Sequence[int]) -
     write_picture(path, values[np.minimum(labels, len(categories))])
 
 
-def write_coloured(path: Path, sample: BaseDataElement, palette: Sequence[Colour]) -> None:
+def write_coloured(path: Path, sample: BaseDataElement, palette: Sequence[Color]) -> None:
     """A segmentor's labels as a PNG in the classes' colours, black where the class was not asked for."""
     labels = sample.pred_sem_seg.data[0].numpy()
     colours = np.array([*palette, (0, 0, 0)], np.uint8)[:, ::-1]

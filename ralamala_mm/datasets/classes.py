@@ -1,5 +1,6 @@
-"""The classes of a config: which it has, and giving it others."""
+"""The classes of a config: which it has, their colors, and giving it others."""
 
+import colorsys
 import inspect
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,6 +9,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from .walking import datasets_of
+
+Color = tuple[int, int, int]  # red, green, blue from 0 to 255
+_GOLDEN_ANGLE = 0.381966  # of a circle: hues that follow each other lie far apart, however many there are
 
 
 def dataset_class(config: Config, dataset: ConfigDict) -> type | None:
@@ -50,15 +54,21 @@ def set_num_classes(part: ConfigDict | list, number: int) -> None:
             set_num_classes(value, number)
 
 
-def set_classes(config: Config, classes: Sequence[str], palette: str | Sequence[Sequence[int]] | None = None) -> None:
+def distinct_colors(count: int) -> list[Color]:
+    """So many colors, the same ones each time; neighbors differ most."""
+    return [tuple(round(255 * value) for value in colorsys.hsv_to_rgb(i * _GOLDEN_ANGLE % 1, 0.75 - i % 2 * 0.2, 0.95))
+            for i in range(count)]
+
+
+def set_classes(config: Config, classes: Sequence[str], palette: Sequence[Color] | None = None) -> None:
     """Gives all data sets of a config these classes, and its heads as many outputs.
 
     Args:
         config: changed in place.
         classes: names, in the order of their labels.
-        palette: a colour for each class, or 'random', which MMDetection knows.
+        palette: a color for each class; `distinct_colors` by default.
     """
-    metainfo = dict(classes=tuple(classes), **(dict(palette=palette) if palette else {}))
+    metainfo = dict(classes=tuple(classes), palette=list(palette or distinct_colors(len(classes))))
     for _, dataset in datasets_of(config):
         dataset.metainfo = ConfigDict(metainfo)
     set_num_classes(config.model, len(classes))

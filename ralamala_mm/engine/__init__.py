@@ -11,7 +11,6 @@ from .config import drop_validation, load_config, prepare_config, use_amp, use_a
 from .evaluation import (
     check_output,
     use_detection_output,
-    use_pictures,
     use_segmentation_output,
     use_test_time_augmentation,
 )
@@ -29,6 +28,6 @@ __all__ = [
     'RECORDERS', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
     'check_process_count', 'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation', 'launched_rank',
     'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp',
-    'use_auto_scale_lr', 'use_detection_output', 'use_pictures', 'use_progress_line', 'use_recorders', 'use_resume',
+    'use_auto_scale_lr', 'use_detection_output', 'use_progress_line', 'use_recorders', 'use_resume',
     'use_segmentation_output', 'use_test_time_augmentation',
 ]

@@ -18,28 +18,6 @@ def is_segmentation(config: Config) -> bool:
     return config.get('default_scope') == 'mmseg'
 
 
-def use_pictures(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """`--show` and `--show-dir`: draws predictions in a window or into WORK_DIR/TIMESTAMP/SHOW_DIR.
-
-    Raises:
-        UserError: the config has no visualisation hook to do it.
-    """
-    if not show and not show_dir:
-        return
-    hook = config.default_hooks.get('visualization')
-    if hook is None:
-        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
-    hook.draw = True
-    hook.show = show
-    hook.wait_time = wait_time
-    if is_segmentation(config):
-        hook.interval = 1  # MMSegmentation draws every 50th picture otherwise
-    if show_dir and is_segmentation(config):
-        config.visualizer.save_dir = show_dir
-    elif show_dir:
-        hook.test_out_dir = show_dir
-
-
 def use_test_time_augmentation(config: Config) -> None:
     """`--tta`: the config's own augmentation; detectors without one are tested flipped and not, merged by NMS.
 

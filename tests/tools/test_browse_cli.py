@@ -11,8 +11,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statistics
-from ralamala_mm.analysis.drawing import palette_of
 from ralamala_mm.analysis.samples import build_dataset
+from ralamala_mm.apis.drawing import palette_of
 from ralamala_mm.datasets import set_data_root, use_checked_loading
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError

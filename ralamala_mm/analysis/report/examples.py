@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ralamala_mm.analysis.detections import DetectedPicture
-from ralamala_mm.analysis.drawing import draw_classes, draw_objects, read_image, resize
+from ralamala_mm.apis.drawing import draw_areas, draw_objects, read_image, resize
 
 from .detection import CONFIDENT, Detections
 from .predicting import Predictions, SegmentedPicture
@@ -62,15 +62,17 @@ def _objects(picture: DetectedPicture | SegmentedPicture) -> int:
 def draw_detection(picture: DetectedPicture, predictions: Predictions, predicted: bool) -> str:
     """The picture with its annotations, or with the confident predictions, as the address of its data."""
     image = resize(read_image(picture.path), SIDE)
-    scale = max(image.shape[:2]) / max(picture.height, picture.width)
     objects = picture.predicted[picture.predicted.scores >= CONFIDENT] if predicted else picture.truth
-    return as_address(draw_objects(image, objects, scale, predictions.classes, predictions.palette, scores=predicted))
+    boxes = objects.boxes * (max(image.shape[:2]) / max(picture.height, picture.width))
+    return as_address(draw_objects(image, boxes, objects.labels, predictions.classes, predictions.palette,
+                                   objects.scores if predicted else None, objects.outlines))
 
 
 def draw_segmentation(picture: SegmentedPicture, predictions: Predictions, predicted: bool) -> str:
     """The picture in the colours of its annotated or predicted classes, as the address of its data."""
     labels = read_labels(picture.predicted if predicted else picture.truth)
-    return as_address(draw_classes(read_image(picture.path), labels, SIDE, predictions.classes, predictions.palette))
+    image = resize(read_image(picture.path), SIDE)
+    return as_address(draw_areas(image, labels, predictions.classes, predictions.palette))
 
 
 def as_address(image: np.ndarray) -> str:

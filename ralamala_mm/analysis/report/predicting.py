@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
-from ralamala_mm.analysis.drawing import palette_of
 from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.apis import load_model
+from ralamala_mm.apis.drawing import palette_of
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_data

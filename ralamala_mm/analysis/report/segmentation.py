@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ralamala_mm.analysis.drawing import IGNORED
+from ralamala_mm.apis.drawing import IGNORED
 from ralamala_mm.errors import UserError
 
 from .predicting import Predictions, SegmentedPicture

@@ -55,7 +55,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     report.problems += _category_problems(classes, checked, 'the weights' if weights_classes else 'training')
     if not report.errors:
         if classes != list(config_classes(config)):
-            set_classes(config, classes, 'random')  # COCO's palette ends with 80 colours
+            set_classes(config, classes)
         _set_paths(config, root, chosen, _files(config, report, chosen, checked, classes))
     return report
 

@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
-from ralamala_mm.analysis.drawing import palette_of, resize
 from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
 from ralamala_mm.analysis.report.detection import evaluate_detections
@@ -22,7 +21,7 @@ from ralamala_mm.analysis.report.metrics import best_point, to_percent
 from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
 from ralamala_mm.analysis.report.runs import Run, read_run
 from ralamala_mm.analysis.report.segmentation import count_pixels, evaluate_segmentations
-from ralamala_mm.apis.colours import distinct_colours
+from ralamala_mm.apis.drawing import distinct_colors, palette_of, resize
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
 
@@ -264,5 +263,5 @@ def test_values_below_zero_are_drawn(tmp_path: Path):
 def test_classes_without_a_palette_have_the_colours_of_inference():
     classes = ('a', 'b', 'c')
     for palette in (None, 'random', PALETTE[:2]):
-        assert palette_of(dict(classes=classes, palette=palette)) == distinct_colours(3)
+        assert palette_of(dict(classes=classes, palette=palette)) == distinct_colors(3)
     assert palette_of(dict(classes=classes, palette=PALETTE)) == PALETTE
