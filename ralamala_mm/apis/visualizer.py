@@ -14,7 +14,7 @@ from ralamala_mm.errors import UserError
 from .drawing import draw_areas, draw_instances, palette_of, side_by_side
 
 _REPLACED = ('DetLocalVisualizer', 'SegLocalVisualizer')
-_SETTINGS = {'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
+_SETTINGS = {'_scope_', 'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
 
 
 def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
