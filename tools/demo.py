@@ -1,4 +1,4 @@
-"""The whole way on built-in data: make pictures, train Mask R-CNN with RAVLT-T, evaluate, draw.  make demo"""
+"""The whole way on built-in data: make images, train Mask R-CNN with RAVLT-T, evaluate, draw.  make demo"""
 
 import argparse
 import sys
@@ -12,8 +12,9 @@ from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import build_runner, claim_folders, prepare_config, run, use_resume
+from ralamala_mm.engine.saving import pointed_checkpoint
 
-TRAIN_PICTURES, VAL_PICTURES = 1000, 100
+TRAIN_IMAGES, VAL_IMAGES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
 
@@ -25,14 +26,14 @@ def main(args: argparse.Namespace) -> None:
     work_dir = Path(config.work_dir)
     data_root = Path(config.data_root)
     claims = claim_folders(config)
-    print(f'1/4  Data: {TRAIN_PICTURES} training and {VAL_PICTURES} validation pictures of shapes in {data_root}', flush=True)
-    make_shapes(data_root, TRAIN_PICTURES, VAL_PICTURES)
+    print(f'1/3  Data: {TRAIN_IMAGES} training and {VAL_IMAGES} validation images of shapes in {data_root}', flush=True)
+    make_shapes(data_root, TRAIN_IMAGES, VAL_IMAGES)
     check_paths(config, ('train', 'val', 'test'))
 
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'the CPU, {threads} thread{"s" * (threads > 1)}'
-    print(f'2/4  Training Mask R-CNN with RAVLT-T from scratch on {device}; log in {work_dir}', flush=True)
-    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='ralamala_mm.engine.progress.ProgressHook')]
+    print(f'2/3  Training Mask R-CNN with RAVLT-T from scratch on {device}; logs in {work_dir}', flush=True)
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='ProgressHook')]
     config.quiet_console = True
     for note in use_resume(config, args.resume):
         print(f'     {note}', flush=True)
@@ -41,31 +42,34 @@ def main(args: argparse.Namespace) -> None:
     for claim in claims:
         claim.close()
 
-    print('3/4  Evaluating the last weights on the validation pictures', flush=True)
+    print('3/3  Evaluating the last weights on the validation images, drawing predictions and curves', flush=True)
     metrics = runner.test()
-    curves, pictures = work_dir / 'curves.png', work_dir / 'predictions.png'
-    print('4/4  Drawing', flush=True)
-    draw_curves(read_scalars(work_dir), curves, 'Mask R-CNN, RAVLT-T, built-in shapes')
-    draw_predictions(runner, pictures)
+    draw_predictions(runner, work_dir / 'predictions.png')
+    draw_curves(read_scalars(work_dir), work_dir / 'curves.png', 'Mask R-CNN, RAVLT-T, built-in shapes')
     print(f'''
-Validation, COCO metrics by pycocotools:
-  boxes  AP {metrics['coco/bbox_mAP']:.3f}   AP50 {metrics['coco/bbox_mAP_50']:.3f}   AP75 {metrics['coco/bbox_mAP_75']:.3f}
-  masks  AP {metrics['coco/segm_mAP']:.3f}   AP50 {metrics['coco/segm_mAP_50']:.3f}   AP75 {metrics['coco/segm_mAP_75']:.3f}
-Look at
-  {pictures}   ground truth left, prediction right
-  {curves}   losses and AP over the training
-  {work_dir}/epoch_{runner.epoch}.pth   the weights
+Validation, COCO metrics by pycocotools
+  boxes  {_summary(metrics, 'bbox')}
+  masks  {_summary(metrics, 'segm')}
+In {work_dir}
+  predictions.png   ground truth left, prediction right
+  curves.png        losses and AP over the training
+  {Path(pointed_checkpoint(work_dir)).name:<17} the weights
 Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its folder in data/coco:
   {sys.executable} tools/train.py configs/maskrcnn_ravlt_s.py --amp --auto-scale-lr''')
+
+
+def _summary(metrics: dict[str, float], kind: str) -> str:
+    return '   '.join(f'{name} {metrics[f"coco/{kind}_{key}"]:.3f}'
+                      for name, key in (('AP', 'mAP'), ('AP50', 'mAP_50'), ('AP75', 'mAP_75')))
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         description='Train Mask R-CNN with RAVLT-T on the built-in shapes.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and pictures go')
-    parser.add_argument('--data', default='data/shapes', help='where the pictures are made')
-    parser.add_argument('--resume', action='store_const', const='auto', help='go on from the newest checkpoint there')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and drawings go')
+    parser.add_argument('--data', default='data/shapes', help='where the images are made')
+    parser.add_argument('--resume', action='store_const', const='auto', help='resume from the newest checkpoint there')
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     parser.set_defaults(config=str(CONFIG), cfg_options=None, launcher='none')
     run(parser, main)

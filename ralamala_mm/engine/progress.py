@@ -1,17 +1,20 @@
-"""A training or test run in one line at a time: where it is, how it does, how long it still takes."""
+"""What a console shows of a run: one line at a time with the time left, and of what libraries print the errors alone."""
 
 import logging
 import resource
 import shutil
 import sys
+import sysconfig
 import time
-from collections.abc import Sequence
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from numbers import Real
-from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -20,8 +23,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 _REWRITE = 0.2  # seconds between two states of the line on a terminal
-_HEADLINES = ('mAP', 'mIoU')  # how the metrics end that are shown in the line
+_RECENT = 100  # iterations whose mean time says how long the others will take
+_FORWARD_SHARE = 0.5  # of an image's time in training, taken for one of a validation until one was seen
+_HEADLINES = ('mAP', 'mIoU')  # how the metrics end that are shown
+_NAMES = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
 _OTHERS = 2  # metrics shown where none ends so
+_PACKAGE = __name__.split('.')[0]
+_LIBRARIES = ('faster_coco_eval', 'mmcv', 'mmdet', 'mmengine', 'mmseg', 'pycocotools', 'torch')
+_LIBRARY_FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))
 
 
 def use_progress_line(config: Config) -> None:
@@ -37,26 +46,82 @@ def use_progress_line(config: Config) -> None:
         config.progress_line = True
 
 
-class NewsFilter(logging.Filter):
-    """Keeps MMEngine's own log lines below a warning off the terminal: environment, config, parameters, iterations.
+class ConsoleFilter(logging.Filter):
+    """Keeps what libraries log for themselves off the console; the log file has it.
 
     The line of progress is wiped away before anything else is printed.
+
+    Args:
+        quiet: whether errors, and warnings of our own, are all that is shown; without it what is hidden are MMEngine's own lines
+            below a warning: environment, config, parameters, iterations.
     """
 
+    def __init__(self, quiet: bool = False):
+        super().__init__()
+        self.quiet = quiet
+
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING and _comes_from_mmengine(sys._getframe()):
+        origin = _origin(sys._getframe(1))
+        if getattr(record, 'file_only', False):
             return False
-        wipe_line()
+        if self.quiet and record.levelno < (logging.ERROR if origin in _LIBRARIES else logging.WARNING):
+            return False
+        if record.levelno < logging.WARNING and origin == 'mmengine':
+            return False
+        if sys.stdout.isatty():
+            wipe_line()
         return True
 
 
-def _comes_from_mmengine(frame: FrameType | None) -> bool:
-    """Whether the code that logs, below the functions of logging, is MMEngine's."""
-    package = Path(mmengine.__file__).parent
-    ways = (str(Path(logging.__file__).parent), str(package / 'logging'), __file__)
-    while frame and frame.f_code.co_filename.startswith(ways):
+def _origin(frame: FrameType | None) -> str:
+    """The package whose code logs, prints or warns, below the functions that do it."""
+    while frame and frame.f_globals.get('__name__', '').startswith(('logging', 'mmengine.logging', 'warnings', '_py_warnings')):
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename.startswith(str(package))
+    return frame.f_globals.get('__name__', '').split('.')[0] if frame else ''
+
+
+@contextmanager
+def libraries_to_log(logger: logging.Logger, prints: bool) -> Iterator[None]:
+    """Within the block, warnings of libraries go to the log file alone, those of other code to the console too.
+
+    Args:
+        logger: with a `ConsoleFilter` on its console.
+        prints: whether what libraries print, such as pycocotools' tables, goes there as well.
+    """
+
+    def warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+             line: str | None = None) -> None:
+        origin = _origin(sys._getframe(1))
+        is_librarys = origin in _LIBRARIES or (filename.startswith(_LIBRARY_FOLDERS) and origin != _PACKAGE)
+        logger.warning(warnings.formatwarning(message, category, filename, lineno, line).strip(),
+                       extra=dict(file_only=is_librarys))
+
+    shown, warnings.showwarning = warnings.showwarning, warn
+    try:
+        with redirect_stdout(_OwnPrints(sys.stdout, logger) if prints else sys.stdout):
+            yield
+    finally:
+        warnings.showwarning = shown
+
+
+class _OwnPrints:
+    """A console that logs the lines that libraries print."""
+
+    def __init__(self, console: TextIO, logger: logging.Logger):
+        self._console = console
+        self._logger = logger
+        self._line = ''
+
+    def write(self, text: str) -> int:
+        if _origin(sys._getframe(1)) not in _LIBRARIES:
+            return self._console.write(text)
+        *lines, self._line = (self._line + text).split('\n')
+        for line in filter(str.strip, lines):
+            self._logger.info(line, extra=dict(file_only=True))
+        return len(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self._console, name)
 
 
 def wipe_line() -> None:
@@ -66,38 +131,47 @@ def wipe_line() -> None:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Prints iteration, loss, metric, memory and time left: one line that is rewritten on a terminal, one now and then elsewhere.
+    """Prints iteration, time left, loss and memory, and a line for each validation.
 
-    The memory is the most that tensors took on the process's GPU, or the most that the process held without one. The time left
-    is MMEngine's, of all iterations so far, with the validations to come as soon as one was seen.
+    On a terminal it is one line that is rewritten. Elsewhere there is a line for each tenth of the training, and of an evaluation
+    that takes long. The time left is that of recent iterations and of the validations to come, each as long as the last one. The
+    memory is the most that tensors took on the process's GPU, or the most that the process held without one.
 
     Args:
-        seconds: time between two lines where the output is not a terminal.
+        seconds: least time between two lines where the output is not a terminal.
     """
 
-    priority = 'NORMAL'  # after IterTimerHook; before LoggerHook, which resets the GPU's peak
+    priority = 'NORMAL'  # before LoggerHook, which resets the GPU's peak
 
-    def __init__(self, seconds: float = 15.0):
+    def __init__(self, seconds: float = 30.0):
         self.seconds = seconds
         self.rewrites = sys.stdout.isatty()
-        self._last = 0.0
+        self._shown_at = -seconds
         self._peak = 0  # bytes
-        self._evaluation_begun = 0.0
-        self._validation_seconds = 0.0
-        self._metrics = ''
+        self._begun = 0.0  # the iteration or evaluation at hand
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds
+        self._validation_seconds: float | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self._begun = time.monotonic()
+        self._second = runner.iter + 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        now = time.monotonic()
+        if runner.iter == self._second:
+            self._recent.clear()  # the first one started workers and compiled kernels
+        self._recent.append(now - self._begun)
+        self._begun = now
         self._peak = max(self._peak, _peak_memory())
         done, total = runner.iter + 1, runner.max_iters
-        if not self._is_due(done == total):
-            return
-        # Taken only for a line that is shown: reading it waits for the GPU.
-        loss = f', loss {float(torch.as_tensor(outputs["loss"]).detach()):.3f}' if outputs and 'loss' in outputs else ''
-        text = f'  training {done}/{total}{loss}{self._metrics}, {self._memory()}{self._time_left(runner)}'
-        self._show(text, done == total)
+        if self._is_due(done, total):
+            # Taken only for a line that is shown: reading it waits for the GPU.
+            loss = f', loss {float(torch.as_tensor(outputs["loss"]).detach()):.3f}' if outputs and 'loss' in outputs else ''
+            left = _clock(self._seconds_left(runner, total - done, data_batch))
+            self._show(f'  training {done}/{total}, {left} left{loss}, {self._memory()}', done == total)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._evaluation_begun = time.monotonic()
+        self._begun = time.monotonic()
 
     before_test_epoch = before_val_epoch
 
@@ -108,47 +182,51 @@ class ProgressHook(Hook):
         self._show_evaluation(batch_idx + 1, len(runner.test_dataloader))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self._validation_seconds = time.monotonic() - self._evaluation_begun
+        now = time.monotonic()
+        self._validation_seconds = now - self._begun
+        self._begun = now
         self._show_metrics(f'validation after iteration {runner.iter}', metrics)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._show_metrics('evaluation', metrics)
 
     def _show_metrics(self, when: str, metrics: dict[str, float] | None) -> None:
-        numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, Real)}
+        numbers = {name.split('/')[-1]: value for name, value in (metrics or {}).items() if isinstance(value, Real)}
         shown = [name for name in numbers if name.endswith(_HEADLINES)] or list(numbers)[:_OTHERS]
-        values = [f'{name.split("/")[-1]} {numbers[name]:.3f}' for name in shown]
-        self._metrics = ''.join(f', {value}' for value in values)
-        if self._is_due(important=True):
-            self._show(f'  {when}: {", ".join(values) or "no metrics"}', True)
+        values = ', '.join(f'{_NAMES.get(name, name)} {numbers[name]:.3f}' for name in shown)
+        if is_main_process():
+            self._show(f'  {when}: {values or "no metrics"}', True)
 
     def _show_evaluation(self, done: int, total: int) -> None:
         self._peak = max(self._peak, _peak_memory())
-        if self._is_due():
-            left = (time.monotonic() - self._evaluation_begun) / done * (total - done)
-            self._show(f'  evaluating {done}/{total}, {self._memory()}, {_clock(left)} left')
+        if self._is_due(done, total, since=self._begun):
+            left = (time.monotonic() - self._begun) / done * (total - done)
+            self._show(f'  evaluating {done}/{total}, {_clock(left)} left, {self._memory()}')
 
-    def _is_due(self, important: bool = False) -> bool:
-        pause = _REWRITE if self.rewrites else self.seconds
-        return is_main_process() and (important or time.monotonic() - self._last >= pause)
+    def _is_due(self, done: int, total: int, since: float = 0.0) -> bool:
+        if not is_main_process():
+            return False
+        pause = time.monotonic() - max(self._shown_at, since)
+        if self.rewrites:
+            return done == total or pause >= _REWRITE
+        return 10 * done // total > 10 * (done - 1) // total and pause >= self.seconds
 
-    def _time_left(self, runner: Runner) -> str:
-        seconds = runner.message_hub.get_info('eta')
-        if seconds is None:  # a config without IterTimerHook
-            return ''
-        if self._validation_seconds:
-            seconds += self._validation_seconds * _validations_left(runner)
-        return f', {_clock(seconds)} left'
+    def _seconds_left(self, runner: Runner, iterations: int, data_batch: object) -> float:
+        each = sum(self._recent) / len(self._recent)
+        validation = self._validation_seconds
+        if validation is None:
+            validation = _FORWARD_SHARE * each * _images_to_validate(runner, data_batch)
+        return each * iterations + validation * _validations_left(runner)
 
     def _memory(self) -> str:
         return f'{self._peak / 2**30:.1f} GiB{" of GPU" if torch.cuda.is_available() else ""}'
 
-    def _show(self, text: str, important: bool = False) -> None:
-        self._last = time.monotonic()
+    def _show(self, text: str, ends_line: bool = False) -> None:
+        self._shown_at = time.monotonic()
         if self.rewrites:
             wipe_line()
             text = text[:shutil.get_terminal_size().columns - 1]
-        print(text, end='' if self.rewrites and not important else '\n', flush=True)
+        print(text, end='' if self.rewrites and not ends_line else '\n', flush=True)
 
 
 def _peak_memory() -> int:
@@ -156,6 +234,13 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _images_to_validate(runner: Runner, data_batch: object) -> float:
+    """Images of a validation over those of an iteration's batch, of each process; 0 where that cannot be known."""
+    if runner.val_loop is None or not isinstance(data_batch, Mapping) or 'inputs' not in data_batch:
+        return 0
+    return len(runner.val_dataloader.dataset) / runner.world_size / len(data_batch['inputs'])
 
 
 def _validations_left(runner: Runner) -> int:

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from ralamala_mm.errors import UserError
 
 from .loops import ContinuingEpochLoop, ContinuingIterLoop
 from .non_finite import NonFiniteHook
-from .progress import NewsFilter
+from .progress import ConsoleFilter, libraries_to_log
 from .records import DependableLocalVisBackend
 from .resuming import ValidationHook
 from .sampling import continuing_loader
@@ -74,7 +75,8 @@ class DependableRunner(MMEngineRunner):
         checkpoint = default_hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
         if isinstance(checkpoint, dict) and _resolved(HOOKS, checkpoint.get('type')) is CheckpointHook:
             default_hooks['checkpoint'] = dict(checkpoint, type=DependableCheckpointHook)
-        super().register_hooks(default_hooks, custom_hooks)
+        with self._library_output():
+            super().register_hooks(default_hooks, custom_hooks)
         if self._train_dataloader is None or self.cfg.get('evaluates_only'):
             return
         self.register_hook(StopHook())  # ahead of the validation that may be made up for
@@ -119,7 +121,8 @@ class DependableRunner(MMEngineRunner):
             TrainingStoppedError: it ended early, or its last checkpoint could not be written.
         """
         try:
-            model = super().train()
+            with self._library_output():
+                model = super().train()
         except RuntimeError:
             # What a process sees whose others ended during a validation, while it waits for them.
             for hook in self.hooks:
@@ -129,6 +132,16 @@ class DependableRunner(MMEngineRunner):
         if self.stop_reason == Stop.NOT_SAVED:
             raise TrainingStoppedError(stop_sentence(self.stop_reason, self.iter), self.stop_reason)
         return model
+
+    def val(self) -> dict:
+        """Validates."""
+        with self._library_output():
+            return super().val()
+
+    def test(self) -> dict:
+        """Tests."""
+        with self._library_output():
+            return super().test()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Goes on with a training from a checkpoint, within its epoch and with the gradients that wait for an update.
@@ -151,17 +164,23 @@ class DependableRunner(MMEngineRunner):
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """Builds the logger.
 
-        `quiet_console = True` in the config leaves the console to a progress display, `progress_line = True` to news beside it.
+        `quiet_console = True` in the config leaves the console to a progress display and errors, `progress_line = True` to news
+        beside them.
         """
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 continue
-            if self.cfg.get('quiet_console'):
-                handler.setLevel(logging.WARNING)
-            elif self.cfg.get('progress_line'):
-                handler.addFilter(NewsFilter())
+            if self.cfg.get('quiet_console') or self.cfg.get('progress_line'):
+                handler.addFilter(ConsoleFilter(quiet=self.cfg.get('quiet_console', False)))
         return logger
+
+    def _library_output(self) -> AbstractContextManager:
+        """Where what libraries print and warn of goes to the log file: an evaluation's tables stay on a terminal."""
+        quiet = self.cfg.get('quiet_console', False)
+        if not quiet and not self.cfg.get('progress_line'):
+            return nullcontext()
+        return libraries_to_log(self.logger, prints=quiet or not self.cfg.get('evaluates_only'))
 
     def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False,
                         revise_keys: list | None = None) -> dict:

@@ -17,7 +17,7 @@ from mmengine.runner import Runner, log_processor
 from toy_training import ToyDataset, run_toy, toy_config
 
 from ralamala_mm.engine import progress
-from ralamala_mm.engine.progress import NewsFilter, ProgressHook, use_progress_line
+from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, use_progress_line
 
 GIB = 2**30
 
@@ -153,7 +153,7 @@ def test_news_alone(capsys: pytest.CaptureFixture):
     shown = []
     handler = logging.Handler()
     handler.emit = lambda record: shown.append(record.getMessage())
-    handler.addFilter(NewsFilter())
+    handler.addFilter(ConsoleFilter())
     logger.addHandler(handler)
     of_mmengine = compile('logger.info("Epoch [1]"); print_log("weights", logger); logger.warning("careful")',
                           str(Path(mmengine.__file__).parent / 'runner' / 'some.py'), 'exec')
