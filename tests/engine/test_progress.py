@@ -2,12 +2,14 @@
 
 import logging
 import re
+import sys
+import sysconfig
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import mmengine
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -17,7 +19,7 @@ from mmengine.runner import Runner, log_processor
 from toy_training import ToyDataset, run_toy, toy_config
 
 from ralamala_mm.engine import progress
-from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, use_progress_line
+from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, libraries_to_log, use_progress_line
 
 GIB = 2**30
 
@@ -65,13 +67,28 @@ def train(work_dir: Path, hooks: list[Hook], by_epoch: bool = True, **settings) 
 def test_time_left(by_epoch: bool, clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture):
     train(tmp_path, [clock, ProgressHook(seconds=0)], by_epoch)
     lines = capsys.readouterr().out.splitlines()
-    left = {int(line.split()[1].split('/')[0]): line.split(', ')[-1] for line in lines if line.startswith('  training')}
-    assert re.fullmatch(r'  training 1/20, loss \d\S+, 1\.0 GiB, 0:01:16 left', lines[0])  # 19 iterations of 4 seconds
-    assert re.fullmatch(r'  training 20/20, loss \d\S+, mean_acc -?\d\S+, 1\.0 GiB, 0:00:02 left', next(
-        line for line in lines if '20/20' in line))
-    assert (left[10], left[11], left[19]) == ('0:00:40 left', '0:00:38 left', '0:00:06 left')  # a validation was measured
-    assert '  evaluating 2/4, 1.0 GiB, 0:00:01 left' in lines
-    assert len(lines) == 20 + 2 * 4 + 2
+    left = {int(line.split()[1].split('/')[0]): line.split(', ')[1] for line in lines if line.startswith('  training')}
+    # 18 iterations of 4 seconds, and two validations of 8 images, each taken for half as long as one in training.
+    assert re.fullmatch(r'  training 2/20, 0:01:20 left, loss \d\S+, 1\.0 GiB', lines[0])
+    assert list(left) == list(range(2, 21, 2))
+    # From the twelfth on a validation was measured.
+    assert [left[i] for i in (10, 12, 18, 20)] == [f'0:00:{seconds:02} left' for seconds in (48, 34, 10, 2)]
+    assert '  evaluating 2/4, 0:00:01 left, 1.0 GiB' in lines
+    assert len([line for line in lines if re.match(r'  validation after iteration (10|20): mean_acc', line)]) == 2
+    assert len(lines) == 10 + 2 * 4 + 2
+
+
+def test_the_time_left_is_that_of_recent_iterations(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                    monkeypatch: pytest.MonkeyPatch):
+    """The first iteration takes a minute more, those from the twelfth on ten seconds; the validation to come counts as one."""
+    class Slower(Hook):
+        def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Sequence | None = None) -> None:
+            clock.now += {0: 60.0}.get(runner.iter, 10.0 if runner.iter >= 11 else 0.0)
+
+    monkeypatch.setattr(progress, '_RECENT', 5)
+    train(tmp_path, [clock, Slower(), ProgressHook(seconds=0)], **{'train_cfg.val_interval': 99})
+    left = re.findall(r'training (\d+)/20, (\S+) left', capsys.readouterr().out)
+    assert [left[i] for i in (0, 4, 7, 8)] == [('2', '0:01:16'), ('10', '0:00:44'), ('16', '0:01:10'), ('18', '0:00:42')]
 
 
 @pytest.mark.parametrize(('done', 'settings', 'left'), [
@@ -85,14 +102,11 @@ def test_validations_left(done: int, settings: dict, left: int):
     assert progress._validations_left(runner) == len(by_mmengines_condition) == left
 
 
-def test_without_a_timer(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture):
-    train(tmp_path, [clock, ProgressHook(seconds=10)], **{'default_hooks.timer': None})
-    assert re.fullmatch(r'  training 1/20, loss \S+, 1.0 GiB', capsys.readouterr().out.splitlines()[0])
-
-
 def test_now_and_then(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture):
     train(tmp_path, [clock, ProgressHook(seconds=10)])
-    assert 8 <= len(capsys.readouterr().out.splitlines()) <= 12
+    lines = [line.split(',')[0].split(':')[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ['training 2/20', 'training 6/20', 'training 10/20', 'validation after iteration 10', 'training 14/20',
+                     'training 18/20', 'validation after iteration 20']
 
 
 def test_one_line_on_a_terminal(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
@@ -124,11 +138,11 @@ def test_the_most_memory(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFix
     train(tmp_path, [clock, Allocator(), ProgressHook(seconds=0)], **each)
     assert peak[0] < 5 * GIB
     held = re.findall(r'training .* (\S+) GiB', capsys.readouterr().out)
-    assert held == ['1.0'] * 2 + ['5.0'] * 18
+    assert held == ['1.0'] + ['5.0'] * 9
 
 
 @pytest.mark.parametrize(('metrics', 'shown'), [
-    ({'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_50': 0.5, 'coco/segm_mAP': 0.2}, 'bbox_mAP 0.250, segm_mAP 0.200'),
+    ({'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_50': 0.5, 'coco/segm_mAP': 0.2}, 'box AP 0.250, mask AP 0.200'),
     ({'pascal_voc/AP50': 0.5, 'pascal_voc/mAP': 0.25}, 'mAP 0.250'),
     ({'aAcc': 90.0, 'mIoU': 40.0, 'mAcc': 50.0}, 'mIoU 40.000'),
     ({'note': 'a text', 'aAcc': 90.0, 'mDice': 40.0, 'mAcc': 50.0}, 'aAcc 90.000, mDice 40.000'),
@@ -147,18 +161,60 @@ def test_where_it_is_used(is_terminal: bool, monkeypatch: pytest.MonkeyPatch):
     assert config.get('progress_line', False) == is_terminal
 
 
-def test_news_alone(capsys: pytest.CaptureFixture):
-    """What MMEngine logs for itself stays in the file; warnings, our notes and the libraries' tables are shown."""
-    logger = logging.Logger('news')
-    shown = []
+def log(filtered: logging.Filter, commands: dict[str, str]) -> list[str]:
+    """What is shown of what packages log with some commands, each in its own name."""
+    logger, shown = logging.Logger('news'), []
     handler = logging.Handler()
     handler.emit = lambda record: shown.append(record.getMessage())
-    handler.addFilter(ConsoleFilter())
+    handler.addFilter(filtered)
     logger.addHandler(handler)
-    of_mmengine = compile('logger.info("Epoch [1]"); print_log("weights", logger); logger.warning("careful")',
-                          str(Path(mmengine.__file__).parent / 'runner' / 'some.py'), 'exec')
-    exec(of_mmengine, dict(logger=logger, print_log=print_log))
-    logger.info('ours')
-    print_log('a table', logger)
-    assert shown == ['careful', 'ours', 'a table']
-    assert capsys.readouterr().out == '\r\033[K' * 3
+    for package, command in commands.items():
+        exec(command, dict(__name__=package, logger=logger, print_log=print_log))
+    return shown
+
+
+OF_MMENGINE = 'logger.info("Epoch [1]"); print_log("weights", logger); logger.warning("careful"); logger.error("wrong")'
+
+
+def test_news_alone(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """What MMEngine logs for itself stays in the file; warnings, our notes and the libraries' tables are shown."""
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True)
+    shown = log(ConsoleFilter(), {'mmengine.runner.some': OF_MMENGINE, 'mmdet.evaluation': 'print_log("a table", logger)',
+                                  'ralamala_mm.some': 'logger.info("ours")'})
+    assert shown == ['careful', 'wrong', 'a table', 'ours']
+    assert capsys.readouterr().out == '\r\033[K' * 4
+
+
+def test_a_quiet_console(capsys: pytest.CaptureFixture):
+    """Errors alone, and warnings of our own."""
+    shown = log(ConsoleFilter(quiet=True), {
+        'mmengine.runner.some': OF_MMENGINE, 'mmdet.evaluation': 'print_log("a table", logger)',
+        'ralamala_mm.some': 'logger.info("ours"); logger.warning("our warning")'})
+    assert shown == ['wrong', 'our warning']
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('prints', [True, False])
+def test_what_libraries_print_and_warn_of_is_logged(prints: bool, tmp_path: Path, capsys: pytest.CaptureFixture):
+    logger = logging.Logger('run')
+    console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(tmp_path / 'run.log')
+    console.addFilter(ConsoleFilter(quiet=True))
+    logger.handlers = [console, file]
+    shown = warnings.showwarning
+    warn = 'print("from {0}"); print("a", 1, end=" "); print("b\\nc"); warnings.warn("{0} warns")'
+    with pytest.raises(ZeroDivisionError), libraries_to_log(logger, prints):  # noqa: PT012
+        for package in ('pycocotools.coco', 'my_package', 'ralamala_mm.some'):
+            exec(compile(warn.format(package), f'/home/{package}.py', 'exec'), dict(__name__=package, warnings=warnings))
+        exec(compile('warnings.warn("numpy warns")', f'{sysconfig.get_path("purelib")}/numpy/a.py', 'exec'),
+             dict(__name__='numpy', warnings=warnings))
+        raise ZeroDivisionError
+    assert warnings.showwarning is shown
+    out, logged = capsys.readouterr().out, (tmp_path / 'run.log').read_text()
+    for package in ('pycocotools.coco', 'my_package', 'ralamala_mm.some'):
+        is_library = package.startswith('pycocotools')
+        assert (f'from {package}\na 1 b\nc\n' in logged) == (prints and is_library)
+        assert (f'from {package}\na 1 b\nc\n' in out) == (not prints or not is_library)
+        assert f'/home/{package}.py:1: UserWarning: {package} warns' in logged
+        assert (f'{package} warns' in out) != is_library
+    assert 'numpy warns' in logged
+    assert 'numpy warns' not in out

@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/demo/maskrcnn_ravlt_t_shapes.py'
+PALETTE = [(220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40)]  # of its data
 # Two iterations an epoch, and a backbone of one block per stage: what is tested is the way, not the result.
 SMALL = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
          'test_dataloader.num_workers=0', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
@@ -55,7 +57,12 @@ def test_evaluation(trained: Path, call: Callable, shapes_root: Path, tmp_path: 
                   '--show-dir', 'drawn', '--out', tmp_path / 'predictions.pkl', *SMALL)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count('Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all') == 2  # boxes and masks
-    assert len(list(tmp_path.glob('*/drawn/*.png'))) == 4
+    drawn = [cv2.imread(str(path))[..., ::-1] for path in tmp_path.glob('*/drawn/*.png')]
+    assert len(drawn) == 4
+    for image in drawn:  # annotated left, predicted right, each below a title
+        assert image.shape[0] > 128
+        assert image.shape[1] > 256
+        assert any((image[:, :128] == color).all(axis=-1).any() for color in PALETTE)
     assert (tmp_path / 'predictions.pkl').stat().st_size > 0
 
 
