@@ -1,4 +1,4 @@
-"""What a console shows of a run: one line at a time with the time left, and of what libraries print the errors alone."""
+"""What a console shows of a run: one line at a time with the time left, and news; what libraries print is in the log file."""
 
 import logging
 import resource
@@ -8,7 +8,7 @@ import sysconfig
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from numbers import Real
@@ -29,7 +29,7 @@ _HEADLINES = ('mAP', 'mIoU')  # how the metrics end that are shown
 _NAMES = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
 _OTHERS = 2  # metrics shown where none ends so
 _PACKAGE = __name__.split('.')[0]
-_LIBRARIES = ('faster_coco_eval', 'mmcv', 'mmdet', 'mmengine', 'mmseg', 'pycocotools', 'torch')
+LIBRARIES = ('faster_coco_eval', 'mmcv', 'mmdet', 'mmengine', 'mmseg', 'pycocotools', 'torch')
 _LIBRARY_FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))
 
 
@@ -52,21 +52,18 @@ class ConsoleFilter(logging.Filter):
     The line of progress is wiped away before anything else is printed.
 
     Args:
-        quiet: whether errors, and warnings of our own, are all that is shown; without it what is hidden are MMEngine's own lines
-            below a warning: environment, config, parameters, iterations.
+        theirs: least level of what libraries log.
+        ours: least level of what other code logs.
+        libraries: names of their packages.
     """
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, theirs: int = logging.WARNING, ours: int = logging.INFO, libraries: Container[str] = LIBRARIES):
         super().__init__()
-        self.quiet = quiet
+        self.theirs, self.ours, self.libraries = theirs, ours, libraries
 
     def filter(self, record: logging.LogRecord) -> bool:
-        origin = _origin(sys._getframe(1))
-        if getattr(record, 'file_only', False):
-            return False
-        if self.quiet and record.levelno < (logging.ERROR if origin in _LIBRARIES else logging.WARNING):
-            return False
-        if record.levelno < logging.WARNING and origin == 'mmengine':
+        least = self.theirs if _origin(sys._getframe(1)) in self.libraries else self.ours
+        if record.levelno < least or getattr(record, 'file_only', False):
             return False
         if sys.stdout.isatty():
             wipe_line()
@@ -92,7 +89,7 @@ def libraries_to_log(logger: logging.Logger, prints: bool) -> Iterator[None]:
     def warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
              line: str | None = None) -> None:
         origin = _origin(sys._getframe(1))
-        is_librarys = origin in _LIBRARIES or (filename.startswith(_LIBRARY_FOLDERS) and origin != _PACKAGE)
+        is_librarys = origin in LIBRARIES or (filename.startswith(_LIBRARY_FOLDERS) and origin != _PACKAGE)
         logger.warning(warnings.formatwarning(message, category, filename, lineno, line).strip(),
                        extra=dict(file_only=is_librarys))
 
@@ -113,7 +110,7 @@ class _OwnPrints:
         self._line = ''
 
     def write(self, text: str) -> int:
-        if _origin(sys._getframe(1)) not in _LIBRARIES:
+        if _origin(sys._getframe(1)) not in LIBRARIES:
             return self._console.write(text)
         *lines, self._line = (self._line + text).split('\n')
         for line in filter(str.strip, lines):

@@ -171,12 +171,16 @@ class DependableRunner(MMEngineRunner):
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 continue
-            if self.cfg.get('quiet_console') or self.cfg.get('progress_line'):
-                handler.addFilter(ConsoleFilter(quiet=self.cfg.get('quiet_console', False)))
+            if self.cfg.get('quiet_console'):
+                handler.addFilter(ConsoleFilter(theirs=logging.ERROR, ours=logging.WARNING))
+            elif self.cfg.get('progress_line') and self.cfg.get('evaluates_only'):
+                handler.addFilter(ConsoleFilter(libraries=['mmengine']))  # the metrics' tables are what an evaluation is for
+            elif self.cfg.get('progress_line'):
+                handler.addFilter(ConsoleFilter())
         return logger
 
     def _library_output(self) -> AbstractContextManager:
-        """Where what libraries print and warn of goes to the log file: an evaluation's tables stay on a terminal."""
+        """A block within which what libraries print and warn of goes to the log file, but for the tables of test.py."""
         quiet = self.cfg.get('quiet_console', False)
         if not quiet and not self.cfg.get('progress_line'):
             return nullcontext()

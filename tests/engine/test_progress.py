@@ -176,18 +176,20 @@ def log(filtered: logging.Filter, commands: dict[str, str]) -> list[str]:
 OF_MMENGINE = 'logger.info("Epoch [1]"); print_log("weights", logger); logger.warning("careful"); logger.error("wrong")'
 
 
-def test_news_alone(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    """What MMEngine logs for itself stays in the file; warnings, our notes and the libraries' tables are shown."""
+@pytest.mark.parametrize('tables', [True, False])
+def test_news_alone(tables: bool, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """What libraries log for themselves stays in the file, but for an evaluation's tables; warnings and our notes are shown."""
     monkeypatch.setattr('sys.stdout.isatty', lambda: True)
-    shown = log(ConsoleFilter(), {'mmengine.runner.some': OF_MMENGINE, 'mmdet.evaluation': 'print_log("a table", logger)',
-                                  'ralamala_mm.some': 'logger.info("ours")'})
-    assert shown == ['careful', 'wrong', 'a table', 'ours']
-    assert capsys.readouterr().out == '\r\033[K' * 4
+    console = ConsoleFilter(libraries=['mmengine']) if tables else ConsoleFilter()
+    shown = log(console, {'mmengine.runner.some': OF_MMENGINE, 'mmdet.evaluation': 'print_log("a table", logger)',
+                          'ralamala_mm.some': 'logger.info("ours")'})
+    assert shown == ['careful', 'wrong', *(['a table'] if tables else []), 'ours']
+    assert capsys.readouterr().out == '\r\033[K' * len(shown)
 
 
 def test_a_quiet_console(capsys: pytest.CaptureFixture):
     """Errors alone, and warnings of our own."""
-    shown = log(ConsoleFilter(quiet=True), {
+    shown = log(ConsoleFilter(theirs=logging.ERROR, ours=logging.WARNING), {
         'mmengine.runner.some': OF_MMENGINE, 'mmdet.evaluation': 'print_log("a table", logger)',
         'ralamala_mm.some': 'logger.info("ours"); logger.warning("our warning")'})
     assert shown == ['wrong', 'our warning']
@@ -198,7 +200,7 @@ def test_a_quiet_console(capsys: pytest.CaptureFixture):
 def test_what_libraries_print_and_warn_of_is_logged(prints: bool, tmp_path: Path, capsys: pytest.CaptureFixture):
     logger = logging.Logger('run')
     console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(tmp_path / 'run.log')
-    console.addFilter(ConsoleFilter(quiet=True))
+    console.addFilter(ConsoleFilter(theirs=logging.ERROR, ours=logging.WARNING))
     logger.handlers = [console, file]
     shown = warnings.showwarning
     warn = 'print("from {0}"); print("a", 1, end=" "); print("b\\nc"); warnings.warn("{0} warns")'
