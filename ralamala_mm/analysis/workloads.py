@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ralamala_mm import ops
 from ralamala_mm.backbones.hybrid import STRIDES, HybridVisionTransformer
-from ralamala_mm.engine import build_model, load_config, use_amp
+from ralamala_mm.engine import build_model, keep_operators_in_fp32, load_config, use_amp
 from ralamala_mm.errors import UserError
 
 MODES = ('forward', 'forward+backward')  # of a backbone or an attention; whole models have 'train' and 'infer'
@@ -193,6 +193,8 @@ def _whole_model(task: Task, config: Config) -> Workload:
         def run(batch: dict) -> None:
             model.train_step(batch, optim_wrapper)
     else:
+        keep_operators_in_fp32(model)
+
         def run(batch: dict) -> None:
             with _autocast(task), torch.no_grad():
                 model.test_step(batch)

@@ -6,6 +6,7 @@ if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is No
     raise ImportError(f'the tools need {" and ".join(missing)}: run `make install`, or '
                       '`pip install --no-build-isolation -r requirements/mm.txt`')
 
+from .bfloat16 import keep_operators_in_fp32
 from .cli import add_amp_options, add_trust_option, run, runner_parser
 from .config import drop_validation, load_config, prepare_config, use_amp, use_auto_scale_lr
 from .evaluation import (
@@ -27,7 +28,7 @@ from .work_dir import claim_work_dir
 __all__ = [
     'RECORDERS', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
     'check_process_count', 'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation', 'launched_rank',
-    'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes', 'use_amp',
-    'use_auto_scale_lr', 'use_detection_output', 'use_progress_line', 'use_recorders', 'use_resume',
+    'keep_operators_in_fp32', 'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes',
+    'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_progress_line', 'use_recorders', 'use_resume',
     'use_segmentation_output', 'use_test_time_augmentation',
 ]

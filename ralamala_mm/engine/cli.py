@@ -60,7 +60,7 @@ def add_amp_options(parser: argparse.ArgumentParser) -> None:
     """`amp`, the dtype of mixed precision or None."""
     parser.add_argument('--amp', action='store_const', const='float16', help='automatic mixed precision (needs a GPU)')
     parser.add_argument('--amp-dtype', dest='amp', choices=['float16', 'bfloat16'],
-                        help='the same with another dtype; bfloat16 is for segmentors')
+                        help='the same with another dtype; bfloat16 works on a CPU too')
 
 
 def tell(error: UserError, rank: int = 0) -> None:

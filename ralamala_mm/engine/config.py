@@ -13,6 +13,8 @@ from mmengine.utils import is_installed
 from ralamala_mm.datasets.walking import MODES
 from ralamala_mm.errors import UserError
 
+_AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
+
 
 def _find_mmseg_by_its_module() -> None:
     """Lets `_base_ = 'mmseg::…'` be found where MMSegmentation is installed under another name than `mmsegmentation`.
@@ -95,16 +97,18 @@ def use_amp(config: Config, dtype: str) -> None:
     """Automatic mixed precision: 'float16' with a dynamic loss scale, as in MMDetection's `--amp`, or 'bfloat16' without.
 
     Raises:
-        UserError: there is no GPU for it, or the model has operators without bfloat16.
+        UserError: float16 without a GPU, or bfloat16 on a GPU that does not have it.
     """
+    settings = {key: value for key, value in config.optim_wrapper.items() if key not in _AMP_SETTINGS}
+    if dtype == 'bfloat16':
+        if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+            raise UserError('--amp-dtype bfloat16: this GPU does not support it; give --amp alone, for float16')
+        # By its whole name, which dumped configs are read by wherever this package is installed.
+        config.optim_wrapper = dict(settings, type='ralamala_mm.engine.bfloat16.BFloat16OptimWrapper')
+        return
     if not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and torch sees none here: leave it out to train in fp32 on the CPU')
-    if dtype == 'bfloat16' and config.get('default_scope') == 'mmdet':
-        raise UserError("--amp-dtype bfloat16 is for segmentors: MMCV's RoIAlign, NMS and focal loss take no bfloat16; "
-                        'give --amp alone')
-    config.optim_wrapper.type = 'AmpOptimWrapper'
-    config.optim_wrapper.dtype = dtype
-    config.optim_wrapper.loss_scale = 'dynamic' if dtype == 'float16' else 1.0
+    config.optim_wrapper = dict(settings, type='AmpOptimWrapper', dtype=dtype, loss_scale='dynamic')
 
 
 def use_auto_scale_lr(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""What PyTorch raises when the machine fails rather than the program, in a sentence that says what to do."""
+"""What PyTorch raises when the machine fails, or lacks an operator, in a sentence that says what to do."""
 
 import re
 import traceback
@@ -20,6 +20,10 @@ _FAILURES = (
      'the memory is full', 'give the job more',
      dict(resume='lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True',
           batch_size='lower --batch-size', tile='predict smaller tiles with --tile', workers='lower --workers')),
+    (r"not implemented for 'BFloat16'|but found BFloat16|got BFloat16",
+     'an operator of this model takes no bfloat16', 'compute in fp32',
+     dict(resume='take --amp for float16 (--amp-dtype bfloat16 casts for RoIAlign, NMS and focal loss, and for no other)',
+          dtype='take --dtype float16')),
     (r'^BrokenPipeError: ',
      'a pipe broke', 'see why what read this output, or a process of its own, has ended', {}),
     (r'Connection (?:closed|reset) by peer|gloo.*(?:[Tt]imed? ?out|closure)|ncclRemoteError|NCCL communicator was aborted|'

@@ -105,15 +105,25 @@ def test_mmseg_s_configs_are_found_whatever_its_package_is_called(monkeypatch: p
 
 
 def test_mixed_precision(monkeypatch: pytest.MonkeyPatch):
+    def wrapper(amp: str, **settings) -> dict:
+        config = Config(dict(optim_wrapper=dict(dict(type='OptimWrapper', optimizer=dict(type='AdamW')), **settings)))
+        use_amp(config, amp)
+        assert config.optim_wrapper.pop('optimizer') == dict(type='AdamW')
+        return dict(config.optim_wrapper)
+
+    bfloat16 = dict(type='ralamala_mm.engine.bfloat16.BFloat16OptimWrapper')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert wrapper('bfloat16') == bfloat16
+    with pytest.raises(UserError, match='--amp needs a GPU'):
+        wrapper('float16')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    detector, segmentor = (Config(dict(default_scope=scope, optim_wrapper=dict(type='OptimWrapper')))
-                           for scope in ('mmdet', 'mmseg'))
-    use_amp(detector, 'float16')
-    assert detector.optim_wrapper == dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
-    use_amp(segmentor, 'bfloat16')
-    assert segmentor.optim_wrapper == dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
-    with pytest.raises(UserError, match='bfloat16 is for segmentors'):
-        use_amp(detector, 'bfloat16')
+    assert wrapper('float16', clip_grad=dict(max_norm=1)) == dict(
+        type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic', clip_grad=dict(max_norm=1))
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    assert wrapper('bfloat16', type='AmpOptimWrapper', dtype='float16', loss_scale=512.0) == bfloat16
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+    with pytest.raises(UserError, match='this GPU does not support it; give --amp alone'):
+        wrapper('bfloat16')
     parser = argparse.ArgumentParser()
     add_amp_options(parser)
     given = [parser.parse_args(line.split()).amp for line in ('', '--amp', '--amp-dtype bfloat16', '--amp --amp-dtype bfloat16')]
