@@ -25,8 +25,9 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """tools/launch.py as a module."""
     monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
     monkeypatch.syspath_prepend(str(ROOT))
-    for name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'JOIN_TIMEOUT'):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'JOIN_TIMEOUT') or name.startswith('PET_'):
+            monkeypatch.delenv(name)
     specification = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -80,6 +81,50 @@ def test_where_nodes_meet(launch: ModuleType, monkeypatch: pytest.MonkeyPatch):
     alone = [launch.rendezvous(1, 0, restarts=1) for _ in range(2)]
     assert all('127.0.0.1:0' in options for options in alone)  # a free port
     assert alone[0] != alone[1]
+
+
+def test_where_nodes_without_numbers_meet(launch: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """torchrun finds out by itself which one is node 0, and only c10d's rendezvous numbers nodes."""
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    options = launch.rendezvous(2, None, restarts=0)
+    assert options[options.index('--rdzv-backend') + 1] == 'c10d'
+    assert 'is_host' not in options[options.index('--rdzv-conf') + 1]
+
+
+def test_restarts_that_the_job_allows(launch: ModuleType):
+    assert launch.take_restarts('train.py', ['config.py'], 3) == (3, ['config.py', '--resume'])
+    assert launch.take_restarts('train.py', ['config.py', '--max-restarts', '1'], 3) == (1, ['config.py', '--resume'])
+    assert launch.take_restarts('test.py', ['config.py', 'a.pth'], 3) == (0, ['config.py', 'a.pth'])
+
+
+@pytest.mark.parametrize(('script', 'words', 'variables', 'expected'), [
+    ('dist_train.sh', ['c.py'], dict(PET_NPROC_PER_NODE='auto'), ['train.py', 'auto', 'c.py']),
+    ('dist_train.sh', ['c.py', '--amp'], dict(PET_NPROC_PER_NODE='8'), ['train.py', '8', 'c.py', '--amp']),
+    ('dist_train.sh', ['c.py', '4', '--amp'], dict(PET_NPROC_PER_NODE='8'), ['train.py', '4', 'c.py', '--amp']),
+    ('dist_test.sh', ['c.py', 'a.pth'], dict(PET_NPROC_PER_NODE='8'), ['test.py', '8', 'c.py', 'a.pth']),
+    ('dist_test.sh', ['c.py', 'a.pth', '2', '--tta'], {}, ['test.py', '2', 'c.py', 'a.pth', '--tta']),
+    ('dist_train.sh', ['c.py'], {}, None), ('dist_test.sh', ['c.py', 'a.pth'], {}, None), ('dist_train.sh', [], {}, None),
+])
+def test_processes_of_a_node_may_come_from_the_job(script: str, words: list[str], variables: dict, expected: list[str] | None):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('PET_')}
+    result = subprocess.run([TOOLS / script, *words], env=environment | dict(PYTHON='echo') | variables, capture_output=True,
+                            text=True, check=False)
+    if expected is None:
+        assert result.returncode == 2
+        assert 'GPUS' in result.stderr
+    else:
+        assert result.stdout.split()[1:] == expected
+
+
+def test_what_is_overruled_is_named():
+    environment = dict(os.environ, PET_NNODES='2', PET_NPROC_PER_NODE='4', NNODES='1', PYTHON=sys.executable)
+    result = subprocess.run([TOOLS / 'dist_train.sh', 'no_such_config.py', '1'], env=environment, capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 1
+    notes = [line for line in result.stderr.splitlines() if line.startswith('note: ')]
+    assert notes == ['note: NNODES=1 is used, not 2 of PET_NNODES.',
+                     'note: 1 processes are started on this node, not 4 of PET_NPROC_PER_NODE.']
+    assert 'config no_such_config.py does not exist' in result.stderr
 
 
 @pytest.mark.parametrize(('codes', 'expected'), [
