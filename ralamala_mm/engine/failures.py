@@ -7,6 +7,10 @@ from collections.abc import Container
 # What the error's type and text hold; what is told; what may be done in any tool; and what where a tool has the option,
 # of which `resume` is the training's. The first that matches counts.
 _FAILURES = (
+    (r'DataLoader worker.*Bus error|unable to [\w ()]+<[^>]*torch_',
+     'the shared memory of the data loader workers, /dev/shm, is full',
+     'give the container more (docker run --shm-size=8g; on Kubernetes an emptyDir with medium: Memory at /dev/shm)',
+     dict(resume='lower train_dataloader.num_workers', workers='lower --workers')),
     (r'DataLoader worker \(pid\S* [\d, ]+\).*(?:signal|exited unexpectedly)|^from a worker: ',
      'a data loader worker died, most often for want of memory', 'give the job more memory (/dev/shm too)',
      dict(resume='lower train_dataloader.num_workers', workers='lower --workers')),

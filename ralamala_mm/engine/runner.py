@@ -31,6 +31,7 @@ from .resuming import ValidationHook
 from .sampling import continuing_loader
 from .saving import GRADIENTS, DependableCheckpointHook
 from .schedule import schedule_notes
+from .shared_memory import check_shared_memory
 from .stopping import Stop, StopHook, TrainingStoppedError, stop_sentence
 from .sync_batch_norm import gather_batch_norms
 from .workers import shield_workers
@@ -93,8 +94,21 @@ class DependableRunner(MMEngineRunner):
                 done = training_progress(self._load_from)['iter'] if self._resume and ours is ContinuingIterLoop else 0
                 self._train_dataloader = continuing_loader(self._train_dataloader, done)
         loop = super().build_train_loop(loop)
+        check_shared_memory(loop.dataloader, 'train_dataloader')
         for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):
             self.logger.warning(note)
+        return loop
+
+    def build_val_loop(self, loop: dict | BaseLoop) -> BaseLoop:
+        """Builds the validation loop, whose loader needs shared memory too."""
+        loop = super().build_val_loop(loop)
+        check_shared_memory(loop.dataloader, 'val_dataloader')
+        return loop
+
+    def build_test_loop(self, loop: dict | BaseLoop) -> BaseLoop:
+        """Builds the test loop, whose loader needs shared memory too."""
+        loop = super().build_test_loop(loop)
+        check_shared_memory(loop.dataloader, 'test_dataloader')
         return loop
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:

@@ -76,6 +76,11 @@ class StopHook(Hook):
         if self._reason and runner.iter < runner.max_iters:
             self._stop(runner, self._reason, runner.epoch + 1, runner.iter)
 
+    def after_train(self, runner: Runner) -> None:
+        # gloo's thread would abort a process that has done its work and leaves while a message is on its way.
+        with suppress(RuntimeError):  # the others have left already
+            self._await_pending()
+
     def before_val(self, runner: Runner) -> None:
         # Here, as averaged weights take the place of the model's right after this.
         if not self._trains:

@@ -48,6 +48,22 @@ def test_anything_else_is_shown_with_its_frames(error: Exception):
     assert explain_failure(error, TRAIN) is None
 
 
+@pytest.mark.parametrize('text', [
+    # PyTorch's own, of 2.13: a worker that touched memory that is not there, and one that was refused it.
+    "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
+    'memory. Please try to raise your shared memory limit.',
+    'Caught RuntimeError in DataLoader worker process 0.\nunable to allocate shared memory(shm) for file </torch_1_2_3>: No '
+    'space left on device (28)',
+    'unable to write to file </torch_1_2_3>: No space left on device (28)',
+    'unable to mmap 16777216 bytes from file </torch_1_2_3>: Cannot allocate memory (12)',
+])
+def test_shared_memory_is_named(text: str):
+    sentence = explain_failure(RuntimeError(text), TRAIN)
+    assert sentence.startswith('the shared memory of the data loader workers, /dev/shm, is full: lower train_dataloader.')
+    assert '--shm-size=8g' in sentence
+    assert 'emptyDir' in sentence
+
+
 def test_a_tool_tells_its_own():
     code = """
 import argparse

@@ -1,0 +1,110 @@
+"""Whether /dev/shm holds what data loader workers hand over to their process; a container has 64 MB of it by default."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Subset
+
+from ralamala_mm.errors import UserError
+
+SHARED_MEMORY = '/dev/shm'  # where PyTorch puts tensors that processes share, by either of its strategies
+_SAMPLES = 3  # of which a batch's size is estimated
+_LARGE_SAMPLE = 64 * 2**20  # bytes, as of 4600 × 4600 pixels; where such batches would fit, nothing is estimated
+_PAGE = 4096  # bytes; each tensor is a file of its own
+_MIB = 2**20
+# Processes on this node, as torchrun, Slurm and Open MPI say it.
+_LOCAL_SIZES = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
+
+
+def check_shared_memory(loader: DataLoader, name: str, folder: str = SHARED_MEMORY) -> None:
+    """Raise if the batches that a loader's workers keep ready do not fit into the node's shared memory.
+
+    Each worker keeps `prefetch_factor` batches ready, and one more is in use, in each of the node's processes. Where it may
+    matter, the size of a batch is estimated from a few samples, which a worker loads: this process's RNG and files are not used.
+
+    Args:
+        loader: its workers have not been started.
+        name: of its settings in the config, such as train_dataloader.
+        folder: where the shared memory is mounted.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if not loader.num_workers or not os.path.isdir(folder):
+        return
+    processes = _local_processes()
+    system = os.statvfs(folder)
+    free = system.f_bavail * system.f_frsize
+    batches = processes * (loader.num_workers * loader.prefetch_factor + 1)
+    if batches * _images(loader) * _LARGE_SAMPLE <= free:
+        return
+    batch = _batch_bytes(loader)
+    needed = batches * batch
+    if needed <= free:
+        return
+    workers = max((free // max(processes * batch, 1) - 1) // loader.prefetch_factor, 0)
+    whose = f'{name} of {processes} processes' if processes > 1 else name
+    raise UserError(
+        f'{folder} has {free / _MIB:.0f} MiB free, but the workers of {whose} keep some {needed / _MIB:.0f} MiB of batches '
+        f'ready in it, and would die of a bus error: give the container more (docker run --shm-size={_power_of_two(needed)}, '
+        f'on Kubernetes an emptyDir with medium: Memory mounted there), or set {name}.num_workers={workers}')
+
+
+def _power_of_two(needed: int) -> str:
+    """A size for Docker with room for as much again, such as 8g."""
+    gibibytes = 1
+    while gibibytes * 2**30 < 2 * needed:
+        gibibytes *= 2
+    return f'{gibibytes}g'
+
+
+def _batch_bytes(loader: DataLoader) -> int:
+    """Bytes of shared memory that a batch takes, about."""
+    total = len(loader.dataset)
+    indices = sorted({i * (total - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)})
+    # Its own generator: a loader draws its workers' seeds from PyTorch's otherwise, and the training would draw other numbers.
+    sizes = list(DataLoader(
+        Subset(loader.dataset, indices), batch_size=1, num_workers=1, prefetch_factor=1, worker_init_fn=loader.worker_init_fn,
+        collate_fn=partial(_collated_bytes, loader.collate_fn), generator=torch.Generator(),
+        multiprocessing_context=loader.multiprocessing_context))
+    return _images(loader) * sum(sizes) // len(sizes)
+
+
+def _images(loader: DataLoader) -> int:
+    """Samples in a batch."""
+    return loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
+
+
+def _local_processes() -> int:
+    """How many processes of the run share this node's memory."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 1
+    given = next((os.environ[name] for name in _LOCAL_SIZES if os.environ.get(name, '').isdecimal()), '1')
+    return min(int(given), distributed.get_world_size())
+
+
+def _collated_bytes(collate: Callable[[list], object], samples: list) -> int:
+    """Bytes of the tensors in a collated batch, as files of a whole number of pages."""
+    storages = {storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, _tensors(collate(samples)))}
+    return sum(-(-size // _PAGE) * _PAGE for size in storages.values())
+
+
+def _tensors(value: object) -> Iterable[Tensor]:
+    """The tensors in what a pipeline makes: dicts, lists and data elements."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, BaseDataElement):
+        for _, part in value.all_items():
+            yield from _tensors(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(getattr(value, 'tensor', None), Tensor):  # MMDetection's boxes
+        yield value.tensor
