@@ -33,6 +33,7 @@ ADDED = {
 }
 
 
+CLUSTERS = ('docker', 'kubectl', 'sky')  # what only a cluster or a daemon could run
 WITHOUT_A_CAMERA = {'python tools/infer.py configs/retinanet_ravlt_s.py work_dirs/retinanet_ravlt_s/epoch_12.pth 0'}
 
 
@@ -77,7 +78,7 @@ def outcomes(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_there_are_commands():
     assert len(TOOLS) >= 12
     assert len(LAUNCHERS) >= 6
-    assert {'make', 'source', 'pip'} <= {command.words[0] for command in OTHERS}
+    assert {'make', 'source', 'pip', *CLUSTERS} <= {command.words[0] for command in OTHERS}
 
 
 @pytest.mark.slow
@@ -121,6 +122,10 @@ def test_others(command: Command):
     elif program == 'pip':
         assert words[0] == 'install'
         assert all((ROOT / word).exists() for word in words if word.endswith('.txt') or word == '.')
+    elif program in CLUSTERS:
+        files = [word for word in words if re.match(r'(docs|tools|configs)/', word)]
+        assert [file for file in files if not (ROOT / file).exists()] == []
+        assert files or words[0] == 'build'
     elif program == 'source':
         assert words == ['.venv/bin/activate']
     else:

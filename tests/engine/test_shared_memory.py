@@ -63,11 +63,11 @@ def test_the_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What it says to do is enough."""
     with_free(monkeypatch, 13)
     with pytest.raises(UserError) as caught:
-        check_shared_memory(loader(num_workers=4), 'val_dataloader', str(tmp_path))
+        check_shared_memory(loader(num_workers=2), 'val_dataloader', str(tmp_path))
     assert str(caught.value) == (
-        f'{tmp_path} has 13 MiB free, but the workers of val_dataloader keep some 36 MiB of batches ready in it, and would die of '
-        'a bus error: give the container more (docker run --shm-size=1g, on Kubernetes an emptyDir with medium: Memory mounted '
-        'there), or set val_dataloader.num_workers=1')
+        f'{tmp_path} has 13 MiB free, but the workers of val_dataloader keep some 20 MiB of batches ready in it, and would die '
+        'of a bus error: give the container more (docker run --shm-size=1g, on Kubernetes an emptyDir with medium: Memory '
+        'mounted there), or set val_dataloader.num_workers=1')
     check_shared_memory(loader(num_workers=1), 'val_dataloader', str(tmp_path))
     check_shared_memory(loader(num_workers=0), 'val_dataloader', str(tmp_path))
 
@@ -135,7 +135,8 @@ def test_a_bus_error_is_explained(tmp_path: Path):
 def test_a_training_in_a_container(shapes_root: Path, tmp_path: Path):
     """Refused before the first iteration; with the workers that it names it runs."""
     command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'tests/faults/configs/tiny_detector.py', '--data', shapes_root,
-               '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=6']
+               '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_cfg.max_epochs=1',
+               'train_dataloader.batch_size=6']
     result = small_shared_memory(command, '1m', tmp_path)
     assert result.returncode == 1, result.stderr[-3000:]
     errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
