@@ -125,8 +125,8 @@ def main(args: argparse.Namespace) -> None:
     scheduler, notes = take_scheduler_variables(os.environ)
     gpus = count_processes(args.gpus)
     asked = scheduler.get('PET_NPROC_PER_NODE', args.gpus)
-    if asked != args.gpus:
-        notes.append(f'{args.gpus} processes are started on this node, not {asked} of PET_NPROC_PER_NODE')
+    if asked not in (args.gpus, str(gpus)):
+        notes.append(f'{gpus} processes are started on this node, not {asked} of PET_NPROC_PER_NODE')
     for note in notes:
         print(f'note: {note}.', file=sys.stderr, flush=True)
     check_process_count(gpus)

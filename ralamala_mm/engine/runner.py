@@ -94,7 +94,7 @@ class DependableRunner(MMEngineRunner):
                 done = training_progress(self._load_from)['iter'] if self._resume and ours is ContinuingIterLoop else 0
                 self._train_dataloader = continuing_loader(self._train_dataloader, done)
         loop = super().build_train_loop(loop)
-        check_shared_memory(loop.dataloader, 'train_dataloader')
+        _check_loader(loop, 'train_dataloader')
         for note in schedule_notes(self.cfg.get('param_scheduler'), loop.max_iters):
             self.logger.warning(note)
         return loop
@@ -102,13 +102,13 @@ class DependableRunner(MMEngineRunner):
     def build_val_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the validation loop, whose loader needs shared memory too."""
         loop = super().build_val_loop(loop)
-        check_shared_memory(loop.dataloader, 'val_dataloader')
+        _check_loader(loop, 'val_dataloader')
         return loop
 
     def build_test_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the test loop, whose loader needs shared memory too."""
         loop = super().build_test_loop(loop)
-        check_shared_memory(loop.dataloader, 'test_dataloader')
+        _check_loader(loop, 'test_dataloader')
         return loop
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
@@ -268,6 +268,12 @@ class DependableRunner(MMEngineRunner):
         if sync_bn is not None:
             self.cfg.sync_bn = sync_bn
         return model
+
+
+def _check_loader(loop: BaseLoop, name: str) -> None:
+    loader = getattr(loop, 'dataloader', None)  # a loop of the user's may have several
+    if isinstance(loader, DataLoader):
+        check_shared_memory(loader, name)
 
 
 def _resolved(registry: Registry, kind: object) -> object:

@@ -37,8 +37,10 @@ def take_scheduler_variables(environment: MutableMapping[str, str]) -> tuple[dic
     if backend not in ('c10d', 'static'):
         raise UserError(f'PET_RDZV_BACKEND={backend}: the launchers know c10d, which is rdzvBackend: c10d in the job')
     found = {ours: given[theirs] for ours, theirs in _OURS.items() if given.get(theirs)}
-    if 'MASTER_ADDR' not in found and ':' in given.get('PET_RDZV_ENDPOINT', ''):
-        found['MASTER_ADDR'], _, found['PORT'] = given['PET_RDZV_ENDPOINT'].rpartition(':')
+    if 'MASTER_ADDR' not in found and given.get('PET_RDZV_ENDPOINT'):
+        found['MASTER_ADDR'], _, port = given['PET_RDZV_ENDPOINT'].partition(':')
+        if port:
+            found['PORT'] = port
     least, _, most = found.get('NNODES', '').partition(':')
     if most and least != most and not environment.get('NNODES'):
         raise UserError(f'PET_NNODES={found["NNODES"]}: another number of nodes would change the batch during the training; set '

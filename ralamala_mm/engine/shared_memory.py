@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ralamala_mm.errors import UserError
 
@@ -27,14 +27,14 @@ def check_shared_memory(loader: DataLoader, name: str, folder: str = SHARED_MEMO
     matter, the size of a batch is estimated from a few samples, which a worker loads: this process's RNG and files are not used.
 
     Args:
-        loader: its workers have not been started.
+        loader: its workers have not been started. One of an iterable data set, or without workers, is left unchecked.
         name: of its settings in the config, such as train_dataloader.
         folder: where the shared memory is mounted.
 
     Raises:
         UserError: they do not fit.
     """
-    if not loader.num_workers or not os.path.isdir(folder):
+    if not loader.num_workers or isinstance(loader.dataset, IterableDataset) or not os.path.isdir(folder):
         return
     processes = _local_processes()
     system = os.statvfs(folder)

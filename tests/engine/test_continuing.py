@@ -295,3 +295,12 @@ def test_another_number_of_batches(tmp_path: Path):
         run_toy(toy_config(tmp_path), hooks=[SignalAt(signal.SIGTERM, train=8)])
     runner = run_toy(toy_config(tmp_path, **{'train_dataloader.batch_size': 2}), 'auto')  # 9 batches for 5; 3 of 5 are done
     assert len(runner.model.numbers) == (9 - 5) + 2 * 9
+
+
+def test_a_process_leaves_no_message_under_way():
+    """gloo's thread aborts one that does while another process is still saving its last checkpoint."""
+    hook, waited = StopHook(), []
+    hook._pending = SimpleNamespace(wait=lambda: waited.append(True)), torch.tensor(0)
+    hook.after_train(None)
+    assert waited == [True]
+    assert hook._pending is None

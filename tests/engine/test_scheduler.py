@@ -49,6 +49,9 @@ def test_an_elastic_policy():
                        PET_MAX_RESTARTS='3', PET_NPROC_PER_NODE='8', PET_RDZV_CONF='timeout=900', PET_STANDALONE='')
     take_scheduler_variables(environment)
     assert environment == dict(NNODES='2', MASTER_ADDR='ravlt-worker-0', PORT='23456')
+    environment = dict(PET_RDZV_ENDPOINT='ravlt-worker-0')
+    take_scheduler_variables(environment)
+    assert environment == dict(MASTER_ADDR='ravlt-worker-0')
 
 
 @pytest.mark.parametrize(('name', 'value', 'sentence'), [
