@@ -1,6 +1,7 @@
 """Processes and devices: one process, several GPUs, or several CPU processes over gloo."""
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -134,6 +135,8 @@ def _choose_interface(master: str) -> None:
 def _leave_processes() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    # Model and hooks, which refer to each other, keep the groups alive, and with them their threads.
+    gc.collect()
 
 
 def launched_rank(launcher: str) -> int:
