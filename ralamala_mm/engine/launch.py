@@ -135,7 +135,7 @@ def _choose_interface(master: str) -> None:
 def _leave_processes() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
-    # Model and hooks, which refer to each other, keep the groups alive, and with them their threads.
+    # Model and hooks, which refer to each other, keep groups alive, and with them the threads, which end with their group.
     gc.collect()
 
 

@@ -77,7 +77,7 @@ class StopHook(Hook):
             self._stop(runner, self._reason, runner.epoch + 1, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        # gloo's thread would abort a process that has done its work and leaves while a message is on its way.
+        # gloo's thread needs Python for the end of a message, and would abort a process that is ending by then.
         with suppress(RuntimeError):  # the others have left already
             self._await_pending()
 

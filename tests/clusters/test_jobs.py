@@ -5,6 +5,7 @@ What a machine without GPUs lacks is left out of their commands, and a small mod
 
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import socket
@@ -149,7 +150,7 @@ def output(workplace: Path) -> str:
 
 def trained(shown: str) -> list[str]:
     """The iterations that were logged; of one process each."""
-    return [line.split('[')[1].split('/')[0].strip() for line in shown.splitlines() if 'Iter(train)' in line]
+    return re.findall(r'Iter\(train\) \[ *(\d+)/', shown)
 
 
 @pytest.mark.slow

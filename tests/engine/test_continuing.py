@@ -298,7 +298,7 @@ def test_another_number_of_batches(tmp_path: Path):
 
 
 def test_a_process_leaves_no_message_under_way():
-    """gloo's thread aborts one that does while another process is still saving its last checkpoint."""
+    """Another one may still be saving its last checkpoint; gloo's thread would abort the first one when the answer comes."""
     hook, waited = StopHook(), []
     hook._pending = SimpleNamespace(wait=lambda: waited.append(True)), torch.tensor(0)
     hook.after_train(None)

@@ -1,6 +1,8 @@
 """Which process this is, and whether the node can run so many."""
 
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -130,3 +132,37 @@ def test_a_strategy_without_gpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(UserError, match='strategy FSDPStrategy shards a model over GPUs, and torch sees none here'):
         build_runner(Config(dict(strategy=dict(type='FSDPStrategy'))))
+
+
+def test_no_thread_of_gloo_outlives_python():
+    """One that frees a tensor while Python ends aborts the process, whose training is done; here a hook keeps the group."""
+    code = """
+import gc
+from pathlib import Path
+from mmengine.config import Config
+from torch import distributed
+from ralamala_mm.engine import start_processes
+from ralamala_mm.engine.launch import _leave_processes
+
+class Hook:
+    def __init__(self):
+        self.group = distributed.new_group(backend='gloo')
+        self.runner = self
+
+def threads():
+    return len(list(Path('/proc/self/task').iterdir()))
+
+gc.disable()
+before = threads()
+start_processes(Config(dict(launcher='pytorch')))
+Hook()
+during = threads()
+_leave_processes()
+print(before, during, threads())
+"""
+    environment = dict(os.environ, RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='0',
+                       CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    before, during, after = map(int, result.stdout.split()[-3:])
+    assert during > before
+    assert after == before
