@@ -48,8 +48,8 @@ def test_make_takes_the_python_that_is_named_or_refuses(call: Callable, tmp_path
     assert missing.returncode == 2
     assert missing.stderr.startswith('error: python3.99 does not run here: install Python 3.10 to 3.14, or name one')
     old = tmp_path / 'python3.9'  # an interpreter whose version is another, to the installer's eyes
-    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys, runpy; sys.version_info = (3, 9, 2, 0, 0); '
-                   'sys.argv = sys.argv[1:]; sys.path.insert(0, \'requirements\'); '
+    old.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nexec {sys.executable} -c "import sys, runpy; '
+                   'sys.version_info = (3, 9, 2, 0, 0); sys.argv = sys.argv[1:]; sys.path.insert(0, \'requirements\'); '
                    'runpy.run_path(sys.argv[0], run_name=\'__main__\')" "$@"\n')
     old.chmod(0o755)
     refused = call('make', 'install', f'PYTHON={old}', f'VENV={tmp_path / "venv"}')
