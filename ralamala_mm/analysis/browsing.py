@@ -86,6 +86,7 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
     for i in range(versions + 1):
         if i == 0:
             image, annotated = _original(dataset, index, info, segments)
+            original = image
             text = f'{Path(info["img_path"]).name}, {image.shape[1]}×{image.shape[0]}'
         else:
             sample = _sample(dataset, index, info)
@@ -95,7 +96,8 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
                 text = f'{i}: of another, {Path(shown_path).name}'  # short enough for a narrow picture
         shown = resize(image, SIDE)
         if not segments:
-            boxes = annotated.boxes * (max(shown.shape[:2]) / max(image.shape[:2]))
+            annotated_side = max((original if _keeps_annotations(dataset) else image).shape[:2])
+            boxes = annotated.boxes * (max(shown.shape[:2]) / annotated_side)
             shown = draw_objects(shown, boxes, annotated.labels, classes, palette, masks=annotated.outlines)
         elif annotated is not None:
             shown = draw_areas(shown, annotated, classes, palette)
@@ -118,6 +120,13 @@ def _transforms(dataset: Dataset) -> list:
     while not isinstance(getattr(dataset, 'pipeline', None), Compose):  # those that join pictures have a list of their own
         dataset = (getattr(dataset, 'datasets', None) or [dataset.dataset])[0]
     return dataset.pipeline.transforms
+
+
+def _keeps_annotations(dataset: Dataset) -> bool:
+    """Whether the pipeline resizes before it loads annotations, as for evaluation; boxes are in pixels of the file then."""
+    names = [type(transform).__name__ for transform in _transforms(dataset)]
+    loaded = max((i for i, name in enumerate(names) if name.startswith('Load')), default=0)  # the last one: of the annotations
+    return any('Resize' in name for name in names[:loaded])
 
 
 def _information(dataset: Dataset, index: int) -> dict:

@@ -98,6 +98,22 @@ def test_a_picture_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, mo
         draw_sheets(config, build_dataset(config, 'train'), 1, 1, tmp_path)
 
 
+def test_boxes_that_the_pipeline_does_not_resize(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For evaluation, images are resized before annotations are loaded: the boxes lie where they do in the image as it is."""
+    drawn = []
+    monkeypatch.setattr('ralamala_mm.analysis.browsing.draw_objects', lambda image, boxes, *args, **kwargs: drawn.append(
+        (image.shape, boxes)) or image)
+    config = shapes_config(shapes_root)
+    resizing = next(step for step in config.val_dataloader.dataset.pipeline if step.type == 'Resize')
+    resizing.scale = (192, 192)
+    draw_sheets(config, build_dataset(config, 'val'), 2, 1, tmp_path)
+    assert len(drawn) == 4
+    for (shape, boxes), (resized_shape, resized) in zip(drawn[::2], drawn[1::2], strict=True):
+        assert shape == resized_shape
+        assert len(boxes) > 0
+        np.testing.assert_allclose(boxes, resized, atol=0.01)
+
+
 @pytest.mark.parametrize('part', ['train', 'val'])
 @pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
 def test_data_without_pictures(shapes_root: Path, name: str, part: str):
