@@ -1,10 +1,11 @@
 """The four-stage backbone of both papers: linear attention in stages 1–2, softmax attention in stages 3–4."""
 
+import logging
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ralamala_mm.checkpoints import load_backbone_checkpoint
 from ralamala_mm.errors import OptionError
-from ralamala_mm.ops import RotaryTable, is_naive
+from ralamala_mm.ops import RotaryTable, compute_dtype, describe_backends, has_values, is_naive
 from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
 
 from .folders import PretrainedFolder
@@ -22,6 +23,25 @@ from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 STRIDES = (4, 8, 16, 32)
 LINEAR_STAGES = (0, 1)
 GRAPHS_OF_BLOCKS = 64
+
+_logged: set[tuple[str, str]] = set()  # name of a logger, line that it was given
+
+
+def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype) -> None:
+    """Has kernels checked before their first use, and logs once to each run's logger which backends compute the attentions.
+
+    To MMEngine's current logger. Where nobody made one, which is outside of its runners and of our tools, to Python's logger
+    `ralamala_mm`, which shows nothing by default.
+    """
+    line = describe_backends(stages, device, dtype)
+    logger = MMLogger.get_current_instance() if MMLogger._instance_dict else logging.getLogger('ralamala_mm')
+    if (logger.name, line) not in _logged:
+        _logged.add((logger.name, line))
+        print_log(line, logger)
+
+
+# As in `ops.dispatch`: torch.compile calls it while it traces.
+_log_backends._dynamo_marked_constant = True
 
 
 class Stage(nn.Module):
@@ -101,6 +121,8 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         self.layers = nn.ModuleList(
             self._build_stage(self.variant, i, drop_paths[i].tolist(), norm_cfg, with_cp)
             for i in range(self.out_indices[-1] + 1))
+        self._attentions = tuple(
+            (i + 1, stage.blocks[0].attn.attention, stage.RoPE.head_dim) for i, stage in enumerate(self.layers) if stage.blocks)
         # Keyed by stage, so that the keys of a released state dict fit whatever out_indices is.
         self.extra_norms = nn.ModuleDict({str(i): LayerNorm2d(self.variant.embed_dims[i]) for i in self.out_indices})
         self._reset_parameters()
@@ -133,6 +155,8 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
+        if has_values(x) and not torch.jit.is_tracing():
+            _log_backends(self._attentions, x.device, compute_dtype(x))
         x = self.patch_embed(x.contiguous(memory_format=self.memory_format))
         maps = []
         for i, stage in enumerate(self.layers):

@@ -51,14 +51,19 @@ def padded(channels: int) -> int:
     return max(next_power_of_2(channels), NARROWEST)
 
 
+def is_interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 was set when they were defined."""
+    return not isinstance(kernels.attend, triton.JITFunction)
+
+
 def launch_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Launch | None:
     """How to run the kernels on tokens `[B, N, L, head_dim]`, None if they cannot be."""
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
-    if not isinstance(kernels.attend, triton.JITFunction):  # TRITON_INTERPRET=1 was set when they were defined
+    if is_interpreted():
         return INTERPRETED
     launch = LAUNCHES.get((dtype.itemsize, padded(head_dim)))
-    if launch is None or device.type != 'cuda' or torch.version.hip:
+    if launch is None or device.type != 'cuda' or torch.version.hip or not torch.cuda.is_available():
         return None
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return None

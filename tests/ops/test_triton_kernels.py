@@ -48,6 +48,8 @@ def shared_memory(kernel, constants, size, width, launch, capability):
     compiled = triton.compile(ASTSource(kernel, signature, fixed), target=GPUTarget('cuda', capability, 32),
                               options=dict(num_warps=launch.num_warps, num_stages=launch.num_stages))
     assert compiled.asm['cubin']
+    # Tensor cores cut fp32 off to TF32: what they multiply has to be rounded before.
+    assert ('cvt.rna.tf32' in compiled.asm['ptx']) == ('mma' in compiled.asm['ptx'])
     return compiled.metadata.shared
 
 

@@ -1,0 +1,82 @@
+"""The Triton kernels against the eager backend, before their first use on a device: outputs and gradients of a few tokens.
+
+The tolerance is derived, here and in the tests: a result may be twice as far from fp64 as the plain one of the same dtype.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from . import eager, naive
+from .rotary import RotaryTable, rotary_frequencies, rotary_table
+
+BATCH, HEADS, HEIGHT, WIDTH = 2, 2, 17, 19  # 323 tokens: the last block of them is not full
+RESULTS = ('output', 'gradient of q', 'gradient of k', 'gradient of v')
+
+
+def relative_error(result: Tensor, reference: Tensor) -> float:
+    """Largest difference, relative to the largest value of the reference; NaN if a result is NaN."""
+    return ((result.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
+
+
+def tolerance(baseline_error: float, dtype: torch.dtype, interpreted: bool = False) -> float:
+    """The largest `relative_error` that a result in `dtype` may have, both against fp64.
+
+    Args:
+        baseline_error: that of the plain result in the same dtype.
+        dtype: of inputs and result.
+        interpreted: whether Triton's interpreter computed it, which truncates where a GPU rounds to bf16: twice the error.
+    """
+    units = 8 if dtype == torch.float32 else 1  # in the last place: fp32 accumulates, half precision rounds once
+    limit = 2 * baseline_error + units * torch.finfo(dtype).eps
+    return 2 * limit if interpreted and dtype == torch.bfloat16 else limit
+
+
+def find_fault(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """What is wrong with the Triton kernels of an attention, None if they compile, launch and agree.
+
+    Nothing of the caller's is touched: random numbers come from a generator of its own, and a thread of its own has no
+    autocast, no inference mode, no hooks on saved tensors and no dispatch modes.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix='kernel_check') as pool:
+        return pool.submit(_compare, attention, device, dtype, head_dim).result()
+
+
+def _compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)  # of this thread; without it, one of rank 0's GPU would be opened by every rank
+    qkvo, gradient, rotary = _inputs(device, dtype, head_dim)
+    exact = _run(getattr(naive, attention), qkvo.double(), gradient.double(), rotary)
+    plain = _run(getattr(eager, attention), qkvo, gradient, rotary)
+    try:
+        from . import triton
+
+        results = _run(getattr(triton, attention), qkvo, gradient, rotary)
+        errors = [relative_error(result, reference) for result, reference in zip(results, exact, strict=True)]
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # compilers, drivers and launchers raise whatever they like
+        return f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
+    interpreted = triton.is_interpreted()
+    allowed = [tolerance(relative_error(result, reference), dtype, interpreted)
+               for result, reference in zip(plain, exact, strict=True)]
+    faults = [f'{name}: error {error:.2e}, tolerance {limit:.2e}'
+              for name, error, limit in zip(RESULTS, errors, allowed, strict=True) if not error <= limit]  # NaN is a fault
+    return '; '.join(faults) or None
+
+
+def _inputs(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor, RotaryTable]:
+    """A `qkvo` projection `[B, L, 4, N, D]` and an output's gradient `[B, N, L, D]`, laid out as in the backbones."""
+    generator = torch.Generator().manual_seed(0)
+    qkvo, gradient = (torch.randn(BATCH, HEIGHT * WIDTH, *shape, generator=generator, dtype=torch.float32).to(device, dtype)
+                      for shape in ((4, HEADS, head_dim), (HEADS, head_dim)))
+    return qkvo, gradient.transpose(1, 2), rotary_table(HEIGHT, WIDTH, rotary_frequencies(head_dim, device))
+
+
+def _run(attention: Callable, qkvo: Tensor, gradient: Tensor, rotary: RotaryTable) -> tuple[Tensor, ...]:
+    """Output and gradients of q, k, v, all `[B, N, L, D]`."""
+    q, k, v, _ = qkvo.detach().requires_grad_().permute(2, 0, 3, 1, 4)
+    out = attention(q, k, v, rotary)
+    return out.detach(), *torch.autograd.grad(out, (q, k, v), gradient)
