@@ -22,7 +22,7 @@ from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
 from ralamala_mm.variants import NUM_STAGES, resolve_variant
 
 from .floor import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
-from .workloads import MODES, NO_PATH, Task, is_hybrid, load_subject, prepare
+from .workloads import MODES, NO_PATH, Task, Workload, is_hybrid, load_subject, prepare
 
 WARM_UPS, WARM_UPS_OF_GPU_OR_COMPILER = 1, 3
 ELEMENT_SIZE = dict(float32=4, float16=2, bfloat16=2)  # bytes
@@ -86,24 +86,29 @@ def _send_result(sender, function: Callable, *args) -> None:
 
 
 def measure(task: Task) -> Measurement:
-    """Runs a task. It sets this process's path of `ops` and peak memory: call it by `in_own_process`."""
+    """Runs a task. It sets this process's `RALAMALA_BACKEND` and peak memory: call it by `in_own_process`, or in a tool's own."""
     import torch._dynamo  # noqa: F401 what checkpointing and optimisers import when first used; 0.1 GB that are not theirs
 
     if task.path in BACKENDS:
         os.environ[BACKEND_VARIABLE] = task.path
     else:
         os.environ.pop(BACKEND_VARIABLE, None)
-    workload = prepare(task)
+    return measure_workload(prepare(task), task)
+
+
+def measure_workload(workload: Workload, task: Task) -> Measurement:
+    """Times what was prepared: warm-up runs, then `task.runs` that count, and the peak memory of these."""
     at_rest = _memory(task.device, peak=False)
     slow_start = task.device == 'cuda' or task.compiled
     for _ in range(WARM_UPS_OF_GPU_OR_COMPILER if slow_start else WARM_UPS):
         workload.run(workload.fresh_data())
     _forget_peak(task.device)
-    times = [_seconds(workload.run, workload.fresh_data(), task.device) for _ in range(task.runs)]
+    times = [seconds(workload.run, workload.fresh_data(), task.device) for _ in range(task.runs)]
     return Measurement(statistics.median(times), min(times), max(times), _memory(task.device, peak=True) - at_rest)
 
 
-def _seconds(run: Callable, data: object, device: str) -> float:
+def seconds(run: Callable, data: object, device: str) -> float:
+    """How long `run(data)` takes, until the device is done."""
     if device == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ralamala_mm import ops
 from ralamala_mm.backbones.hybrid import STRIDES, HybridVisionTransformer
-from ralamala_mm.engine import build_model, keep_operators_in_fp32, load_config, use_amp
 from ralamala_mm.errors import UserError
+
+# `ralamala_mm.engine`, which needs MMCV, is imported where configs are read: backbones and attentions are measured without it.
 
 MODES = ('forward', 'forward+backward')  # of a backbone or an attention; whole models have 'train' and 'infer'
 LIBRARIES = ('mmdet', 'mmseg')
@@ -76,6 +77,8 @@ def load_subject(name: str) -> Config:
     """
     if match := re.fullmatch('(ravlt|mala)_([tsbl])', name):
         return Config(dict(model=dict(backbone=dict(type=match[1].upper(), arch=match[2]))))
+    from ralamala_mm.engine import load_config
+
     library, separator, rest = name.partition('::')
     if not separator:
         return load_config(name)
@@ -176,6 +179,8 @@ def _stage_input(backbone: HybridVisionTransformer, task: Task) -> Tensor:
 
 
 def _whole_model(task: Task, config: Config) -> Workload:
+    from ralamala_mm.engine import build_model, keep_operators_in_fp32
+
     training, scope = task.mode == 'train', config.get('default_scope')
     if scope not in LIBRARIES:
         raise UserError(f'{task.mode} needs the config of a whole detector or segmentor, which {task.subject} is not')
@@ -204,6 +209,8 @@ def _whole_model(task: Task, config: Config) -> Workload:
 
 def _optim_wrapper(model: nn.Module, config: Config, task: Task):
     """The config's, clipping included; mixed precision as the training tool switches it on."""
+    from ralamala_mm.engine import use_amp
+
     settings = {key: value for key, value in config.optim_wrapper.items() if key not in ('type', 'loss_scale', 'dtype')}
     config.optim_wrapper = dict(settings, type='OptimWrapper')
     if task.dtype != 'float32':

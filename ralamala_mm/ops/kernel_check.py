@@ -5,6 +5,7 @@ The tolerance is derived, here and in the tests: a result may be twice as far fr
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from . import eager, naive
 from .rotary import RotaryTable, rotary_frequencies, rotary_table
 
-BATCH, HEADS, HEIGHT, WIDTH = 2, 2, 17, 19  # 323 tokens: the last block of them is not full
+SHAPE = (2, 2, 17, 19)  # batch, heads, grid: 323 tokens, the last block of which is not full
 RESULTS = ('output', 'gradient of q', 'gradient of k', 'gradient of v')
 
 
@@ -34,6 +35,23 @@ def tolerance(baseline_error: float, dtype: torch.dtype, interpreted: bool = Fal
     return 2 * limit if interpreted and dtype == torch.bfloat16 else limit
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How far one result of a kernel is from fp64, and how far it may be, both as `relative_error`."""
+
+    name: str  # of `RESULTS`
+    error: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.limit  # False for NaN
+
+
+class KernelError(Exception):
+    """A kernel did not compile, or could not be launched."""
+
+
 def find_fault(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """What is wrong with the Triton kernels of an attention, None if they compile, launch and agree.
 
@@ -41,13 +59,31 @@ def find_fault(attention: str, device: torch.device, dtype: torch.dtype, head_di
     autocast, no inference mode, no hooks on saved tensors and no dispatch modes.
     """
     with ThreadPoolExecutor(1, thread_name_prefix='kernel_check') as pool:
-        return pool.submit(_compare, attention, device, dtype, head_dim).result()
+        try:
+            results = pool.submit(compare, attention, device, dtype, head_dim).result()
+        except KernelError as error:
+            return str(error)
+    return '; '.join(f'{result.name}: error {result.error:.2e}, tolerance {result.limit:.2e}'
+                     for result in results if not result.holds) or None
 
 
-def _compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int,
+            shape: tuple[int, int, int, int] = SHAPE) -> list[Agreement]:
+    """Output and gradients of an attention's kernels against those of the eager backend.
+
+    Args:
+        attention: 'rala', 'mala' or 'softmax_attention'; of the latter, the rotary position is ours.
+        device: where to compute.
+        dtype: of the tokens.
+        head_dim: channels per head.
+        shape: batch, heads, rows and columns of the token grid.
+
+    Raises:
+        KernelError: the kernels do not compile, or cannot be launched.
+    """
     if device.type == 'cuda':
         torch.cuda.set_device(device)  # of this thread; without it, one of rank 0's GPU would be opened by every rank
-    qkvo, gradient, rotary = _inputs(device, dtype, head_dim)
+    qkvo, gradient, rotary = _inputs(device, dtype, head_dim, shape)
     exact = _run(getattr(naive, attention), qkvo.double(), gradient.double(), rotary)
     plain = _run(getattr(eager, attention), qkvo, gradient, rotary)
     try:
@@ -58,21 +94,20 @@ def _compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim:
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # compilers, drivers and launchers raise whatever they like
-        return f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
-    interpreted = triton.is_interpreted()
-    allowed = [tolerance(relative_error(result, reference), dtype, interpreted)
-               for result, reference in zip(plain, exact, strict=True)]
-    faults = [f'{name}: error {error:.2e}, tolerance {limit:.2e}'
-              for name, error, limit in zip(RESULTS, errors, allowed, strict=True) if not error <= limit]  # NaN is a fault
-    return '; '.join(faults) or None
+        raise KernelError(f'{type(error).__name__}: {" ".join(str(error).split())[:500]}') from error
+    limits = [tolerance(relative_error(result, reference), dtype, triton.is_interpreted())
+              for result, reference in zip(plain, exact, strict=True)]
+    return [Agreement(*row) for row in zip(RESULTS, errors, limits, strict=True)]
 
 
-def _inputs(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor, RotaryTable]:
+def _inputs(device: torch.device, dtype: torch.dtype, head_dim: int,
+            shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor, RotaryTable]:
     """A `qkvo` projection `[B, L, 4, N, D]` and an output's gradient `[B, N, L, D]`, laid out as in the backbones."""
+    batch, heads, height, width = shape
     generator = torch.Generator().manual_seed(0)
-    qkvo, gradient = (torch.randn(BATCH, HEIGHT * WIDTH, *shape, generator=generator, dtype=torch.float32).to(device, dtype)
-                      for shape in ((4, HEADS, head_dim), (HEADS, head_dim)))
-    return qkvo, gradient.transpose(1, 2), rotary_table(HEIGHT, WIDTH, rotary_frequencies(head_dim, device))
+    qkvo, gradient = (torch.randn(batch, height * width, *sizes, generator=generator, dtype=torch.float32, device='cpu')
+                      .to(device, dtype) for sizes in ((4, heads, head_dim), (heads, head_dim)))
+    return qkvo, gradient.transpose(1, 2), rotary_table(height, width, rotary_frequencies(head_dim, device))
 
 
 def _run(attention: Callable, qkvo: Tensor, gradient: Tensor, rotary: RotaryTable) -> tuple[Tensor, ...]:
