@@ -26,7 +26,7 @@ NARROWEST = 16  # tl.dot's smallest side
 class Launch(NamedTuple):
     """How the kernels run, and the shared memory in bytes that the hungriest of them takes.
 
-    Chosen from the compiler's report for sm_90: registers spill nowhere by more than 8 bytes.
+    Chosen from the compiler's report for sm_90; how many registers spill stands in docs/performance.md.
     """
 
     rows: int  # tokens at a time

@@ -31,13 +31,15 @@ def _feature_gradient(x):
 
 
 @triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    """a b in fp32. Tensor cores cut off the digits that TF32 lacks: rounding to it first halves the error and takes away its
-    bias, which adds up over tokens. `tf32x3` does so by itself."""
+def _rounded(x, PRECISION: tl.constexpr):
+    """fp32 as a factor of a TF32 product, where tensor cores would cut off the digits that TF32 lacks.
+
+    Rounding halves the error and takes away its bias, which adds up over tokens. Loaded fp16 and bf16 fit as they are;
+    `tf32x3` rounds by itself.
+    """
     if PRECISION == 'tf32':
-        a = tl.inline_asm_elementwise('cvt.rna.tf32.f32 $0, $1;', '=r,r', [a], dtype=tl.float32, is_pure=True, pack=1)
-        b = tl.inline_asm_elementwise('cvt.rna.tf32.f32 $0, $1;', '=r,r', [b], dtype=tl.float32, is_pure=True, pack=1)
-    return tl.dot(a, b, input_precision=PRECISION)
+        x = tl.inline_asm_elementwise('cvt.rna.tf32.f32 $0, $1;', '=r,r', [x], dtype=tl.float32, is_pure=True, pack=1)
+    return x
 
 
 @triton.jit
@@ -154,12 +156,13 @@ def sum_keys(k, v, cos, sin, asked, buffers, key_sums, value_sums, maxima, total
             weights = tl.exp(scores - new_largest)
             total = total * shrink + tl.sum(weights, axis=0)
             key_sum = key_sum * shrink + tl.sum(keys * weights[:, None], axis=0)
-            buffer = buffer * shrink + _dot(tl.trans(turned * weights[:, None]), values, PRECISION)
+            buffer = buffer * shrink + tl.dot(
+                tl.trans(_rounded(turned * weights[:, None], PRECISION)), values, input_precision=PRECISION)
             largest = new_largest
         else:
             key_sum += tl.sum(keys, axis=0)
             value_sum += tl.sum(values, axis=0)
-            buffer += _dot(tl.trans(turned), values, PRECISION)
+            buffer += tl.dot(tl.trans(_rounded(turned, PRECISION)), values, input_precision=PRECISION)
     tl.store(buffers + _partial_square(WIDTH), buffer)
     tl.store(key_sums + _partial(WIDTH), key_sum)
     if RALA:
@@ -180,7 +183,7 @@ def attend(q, cos, sin, buffer, key_sum, value_mean, out,
     out = _head(out, heads, out_stride_batch, out_stride_head)
     start = tl.program_id(0) * chunk
     end = tl.minimum(start + chunk, length)
-    square = tl.load(_square(buffer, WIDTH))
+    square = _rounded(tl.load(_square(buffer, WIDTH)), PRECISION)
     kappa = tl.load(_vector(key_sum, WIDTH))
     if not RALA:
         mu = tl.load(_vector(value_mean, WIDTH))
@@ -191,7 +194,8 @@ def attend(q, cos, sin, buffer, key_sum, value_mean, out,
         queries = tl.where(mask, _feature_map(x), 0.0)
         turn_cos, turn_sin = _load_turn(cos, sin, tokens, end, width, height, D, WIDTH)
         z = tl.sum(queries * kappa[None, :], axis=1)
-        n = _dot(_turn(queries, turn_cos, turn_sin, ROWS, WIDTH), square, PRECISION)
+        turned = _turn(queries, turn_cos, turn_sin, ROWS, WIDTH)
+        n = tl.dot(_rounded(turned, PRECISION), square, input_precision=PRECISION)
         if RALA:
             result = n / (z + epsilon)[:, None]
         else:
@@ -216,7 +220,7 @@ def query_gradients(q, gradient, cos, sin, buffer, key_sum, value_mean, mean_gra
     gradient = _head(gradient, heads, out_stride_batch, out_stride_head)
     start = tl.program_id(0) * chunk
     end = tl.minimum(start + chunk, length)
-    square = tl.trans(tl.load(_square(buffer, WIDTH)))
+    square = tl.trans(_rounded(tl.load(_square(buffer, WIDTH)), PRECISION))
     kappa = tl.load(_vector(key_sum, WIDTH))
     if not RALA:
         mu = tl.load(_vector(value_mean, WIDTH))
@@ -239,7 +243,7 @@ def query_gradients(q, gradient, cos, sin, buffer, key_sum, value_mean, mean_gra
         z = tl.sum(queries * kappa[None, :], axis=1)
         inverse = 1 / (z + epsilon)
         # g_i · n_i = R(q̂_i) · (g_i Sᵀ), so that one product with Sᵀ serves ∂/∂z and ∂/∂q.
-        projected = _dot(g, square, PRECISION)
+        projected = tl.dot(g, square, input_precision=PRECISION)
         z_gradient = -tl.sum(turned * projected, axis=1) * inverse * inverse
         if RALA:
             n_scale = inverse
@@ -247,7 +251,7 @@ def query_gradients(q, gradient, cos, sin, buffer, key_sum, value_mean, mean_gra
             n_scale = 1 + inverse
             z_gradient -= tl.sum(g * mu[None, :], axis=1)
         if SUM:
-            square_sum += _dot(tl.trans(turned * n_scale[:, None]), g, PRECISION)
+            square_sum += tl.dot(tl.trans(_rounded(turned * n_scale[:, None], PRECISION)), g, input_precision=PRECISION)
             kappa_sum += tl.sum(queries * z_gradient[:, None], axis=0)
             if not RALA:
                 mu_sum -= tl.sum(g * z[:, None], axis=0)
@@ -281,7 +285,7 @@ def key_gradients(k, v, cos, sin, asked, largest, total, weighted, buffer_gradie
     v_gradient = _head(v_gradient, heads, own_stride_batch, own_stride_head)
     start = tl.program_id(0) * chunk
     end = tl.minimum(start + chunk, length)
-    square = tl.load(_square(buffer_gradient, WIDTH))
+    square = _rounded(tl.load(_square(buffer_gradient, WIDTH)), PRECISION)
     kappa = tl.load(_vector(key_sum_gradient, WIDTH))
     if RALA:
         mean_query = tl.load(_vector(asked, WIDTH))
@@ -300,8 +304,8 @@ def key_gradients(k, v, cos, sin, asked, largest, total, weighted, buffer_gradie
         keys = tl.where(mask, _feature_map(x), 0.0)
         turn_cos, turn_sin = _load_turn(cos, sin, tokens, end, width, height, D, WIDTH)
         turned = _turn(keys, turn_cos, turn_sin, ROWS, WIDTH)
-        from_values = _dot(turned, square, PRECISION)
-        turned_gradient = _dot(values, tl.trans(square), PRECISION)
+        from_values = tl.dot(_rounded(turned, PRECISION), square, input_precision=PRECISION)
+        turned_gradient = tl.dot(values, tl.trans(square), input_precision=PRECISION)
         key_result = _turn(turned_gradient, turn_cos, -turn_sin, ROWS, WIDTH) + kappa[None, :]
         if RALA:
             weights = tl.exp(tl.sum(keys * mean_query[None, :], axis=1) - top) * share

@@ -111,7 +111,7 @@ def test_kernels_pass_their_check(name: str, dtype: torch.dtype, head_dim: int):
     ('rala', '_feature_map', wrong_feature_map, r'output: error \d.\d\de-0\d, tolerance \d.\d\de-0\d; gradient of q'),
     ('mala', '_feature_gradient', wrong_feature_gradient, r': gradient of q: error \d.\d\de-0\d, .*; gradient of k: error'),
     ('softmax_attention', '_turn', wrong_turn, r'output: error \d'),
-    ('mala', '_dot', not_a_kernel, 'Error: .*not_a_kernel'),
+    ('mala', '_rounded', not_a_kernel, 'Error: .*not_a_kernel'),
     ('rala', 'attend', None, "AttributeError: 'NoneType' object has no attribute"),
 ])
 def test_a_broken_kernel_ends_in_one_warning_and_eager(
