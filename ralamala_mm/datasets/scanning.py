@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import signal
 import sys
 import time
 import warnings
@@ -87,6 +88,9 @@ _worker: Worker | None = None  # of this process
 
 
 def _begin(*arguments) -> None:
+    # A broken pool ends its workers by SIGTERM and waits for them: a handler that they inherited must not keep them alive.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     global _worker
     _worker = Worker(*arguments)
 

@@ -154,8 +154,12 @@ def test_a_killed_worker_is_told_with_its_file(root: Path, tmp_path: Path, monke
 
     with DATASETS.switch_scope_and_registry('mmseg') as registry:
         dataset = registry.build(dict(config.train_dataloader.dataset, pipeline=[]))
-    with pytest.raises(WorkerKilledError, match='00006'):
-        scan('train', dataset, [dict(type='ralamala_mm.datasets.LoadCheckedImage')], 2, print)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)  # which workers inherit and must not obey
+    try:
+        with pytest.raises(WorkerKilledError, match='00006'):
+            scan('train', dataset, [dict(type='ralamala_mm.datasets.LoadCheckedImage')], 2, print)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_a_report_that_cannot_be_written(root: Path, tmp_path: Path):
