@@ -136,7 +136,7 @@ def test_a_training_in_a_container(shapes_root: Path, tmp_path: Path):
     """Refused before the first iteration; with the workers that it names it runs."""
     command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'tests/faults/configs/tiny_detector.py', '--data', shapes_root,
                '--work-dir', tmp_path, '--no-validate', '--cfg-options', 'train_cfg.max_epochs=1',
-               'train_dataloader.batch_size=6']
+               'train_dataloader.batch_size=12']
     result = small_shared_memory(command, '1m', tmp_path)
     assert result.returncode == 1, result.stderr[-3000:]
     errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]

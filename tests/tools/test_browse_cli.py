@@ -87,7 +87,7 @@ def test_a_picture_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, mo
     monkeypatch.setattr('ralamala_mm.analysis.browsing.caption', lambda image, text: texts.append(text) or image)
     config = shapes_config(shapes_root)
     pipeline = config.train_dataloader.dataset.pipeline
-    pipeline.insert(len(pipeline) - 1, dict(type='FilterAnnotations', min_gt_bbox_wh=(46, 46)))
+    pipeline.insert(len(pipeline) - 1, dict(type='FilterAnnotations', min_gt_bbox_wh=(29, 29)))
     draw_sheets(config, build_dataset(config, 'train'), 12, 1, tmp_path)
     originals = [text.split(',')[0] for text in texts[::2]]
     others = [(name, text) for name, text in zip(originals, texts[1::2], strict=True) if 'of another' in text]
