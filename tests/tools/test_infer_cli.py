@@ -55,8 +55,8 @@ def make_film(path: Path, frames: int) -> None:
 
 def test_detection_in_a_folder(call: Callable, weights: dict, photos: Path, tmp_path: Path):
     out = tmp_path / 'out'
-    result = call('python', 'tools/infer.py', DETECTOR, weights[DETECTOR], photos, '--out-dir', out, '--score-threshold', 0.1,
-                  '--classes', 'circle', 'star', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=30')
+    result = call('python', 'tools/infer.py', DETECTOR, weights[DETECTOR], photos, '--out-dir', out, '--score-threshold', 0.2,
+                  '--classes', 'circle', 'star', '--cfg-options', 'model.test_cfg.rcnn.max_per_img=100')
     assert result.returncode == 1
     for name, why in (('broken.png', 'damaged'), ('thin.png', '1×3000 pixels does not go through the test pipeline')):
         assert any(name in line and why in line for line in result.stderr.splitlines()), result.stderr
@@ -70,7 +70,7 @@ def test_detection_in_a_folder(call: Callable, weights: dict, photos: Path, tmp_
     assert content['annotations']
     names = {category['id']: category['name'] for category in content['categories']}
     assert {names[annotation['category_id']] for annotation in content['annotations']} <= {'circle', 'star'}
-    assert min(annotation['score'] for annotation in content['annotations']) >= 0.1
+    assert min(annotation['score'] for annotation in content['annotations']) >= 0.2
     assert all(annotation['segmentation']['size'] == [128, 128] for annotation in content['annotations'])
     assert len(list(csv.DictReader((out / 'predictions.csv').open()))) == len(content['annotations'])
     drawn, picture = (cv2.imread(str(path)) for path in (out / 'drawn' / 'one.png', photos / 'one.png'))
