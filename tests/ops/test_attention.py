@@ -234,6 +234,21 @@ def test_large_scores_do_not_overflow(name: str, fast: str):
         assert relative_error(value, reference) <= tolerance(relative_error(baseline, reference), torch.float32)
 
 
+def test_only_large_maps_are_computed_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.import_module('ralamala_mm.ops.recompute'), 'SMALL', 4 * 1000)
+    calls = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return (2 * x).sin()
+
+    for length in (999, 1000):
+        x = torch.linspace(0, 1, length, requires_grad=True)
+        (gradient,) = torch.autograd.grad(ops.recompute(double, x).sum(), x)
+        torch.testing.assert_close(gradient, 2 * (2 * x.detach()).cos())
+    assert calls == [999, 1000, 1000]
+
+
 def test_recomputing_changes_no_bit():
     qkvo, rotary, grad = make_inputs(1, 2, 32, 9, 11, dtype=torch.float32)
     for name in LINEAR:
