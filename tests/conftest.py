@@ -1,7 +1,7 @@
 """What several tests need: the released models' keys, the built-in data, and command lines as a user calls them."""
 
-import json
 import importlib
+import json
 import os
 import subprocess
 import sys
