@@ -8,7 +8,7 @@ test_pipeline = [_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]
 train_dataloader = dict(batch_size=5, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=10, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-epochs = 5
+epochs = 4
 train_cfg = dict(max_epochs=epochs, val_interval=2)
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=epochs)]
 
