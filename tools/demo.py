@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
@@ -38,13 +40,15 @@ def main(args: argparse.Namespace) -> None:
     for note in use_resume(config, args.resume):
         print(f'     {note}', flush=True)
     runner = build_runner(config)
+    validation = LastValidation()
+    runner.register_hook(validation)
     runner.train()
     for claim in claims:
         claim.close()
 
-    print('3/3  Evaluating the last weights on the validation images, drawing predictions and curves', flush=True)
-    metrics = runner.test()
-    draw_predictions(runner, work_dir / 'predictions.png')
+    print('3/3  Drawing predictions and curves', flush=True)
+    metrics = validation.metrics or runner.test()  # there was none where the training that is resumed had ended
+    draw_predictions(runner.model, runner.val_loop.dataloader, work_dir / 'predictions.png')
     draw_curves(read_scalars(work_dir), work_dir / 'curves.png', 'Mask R-CNN, RAVLT-T, built-in shapes')
     print(f'''
 Validation, COCO metrics by pycocotools
@@ -56,6 +60,15 @@ In {work_dir}
   {Path(pointed_checkpoint(work_dir)).name:<17} the weights
 Done in {(time.monotonic() - started) / 60:.1f} minutes. For COCO, with its folder in data/coco:
   {sys.executable} tools/train.py configs/maskrcnn_ravlt_s.py --amp --auto-scale-lr''')
+
+
+class LastValidation(Hook):
+    """Keeps the metrics of the newest validation, which at the end of a training is that of the last weights."""
+
+    metrics: dict[str, float] | None = None
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = metrics
 
 
 def _summary(metrics: dict[str, float], kind: str) -> str:

@@ -5,11 +5,13 @@ _base_ = ['../_base_/shapes_detection.py', '../_base_/models/maskrcnn.py', '../_
 resize = dict(type='Resize', scale=(80, 80), keep_ratio=True)
 train_pipeline = [*_base_.train_pipeline[:2], resize, *_base_.train_pipeline[2:]]
 test_pipeline = [_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]
-train_dataloader = dict(batch_size=5, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=10, dataset=dict(pipeline=test_pipeline))
+# Loaded by the training's own process: a worker would take more time from its threads than it saves.
+train_dataloader = dict(batch_size=5, num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=10, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 epochs = 4
 train_cfg = dict(max_epochs=epochs, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=epochs)]
 
 # A quarter of the width of COCO's heads and 24 instead of 512 regions per image, as there are four classes and at

@@ -4,33 +4,36 @@ from pathlib import Path
 
 import cv2
 import torch
-from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from torch import nn
+from torch.utils.data import DataLoader
 
 from ralamala_mm.apis.drawing import draw_instances, palette_of, read_image, resize, side_by_side, tile
 
 SIDE = 384  # pixels of an image's longer side on a sheet, so that names and scores can be read
 
 
-def draw_predictions(runner: Runner, path: Path, count: int = 12, columns: int = 3, score: float = 0.4) -> None:
-    """Writes a sheet of the first `count` test images, each with ground truth left and prediction right.
+def draw_predictions(model: nn.Module, loader: DataLoader, path: Path, count: int = 12, columns: int = 3,
+                     score: float = 0.4) -> None:
+    """Writes a sheet of the first `count` images, each with ground truth left and prediction right.
 
     Args:
-        runner: a runner of a detection config, its weights loaded.
+        model: a detector.
+        loader: of validation or test images.
         path: the image file to write.
         count: how many images.
         columns: pairs per row.
         score: predictions below it are not drawn.
     """
-    dataset = runner.test_loop.dataloader.dataset
+    dataset = loader.dataset
     classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
-    runner.model.eval()
+    model.eval()
     pairs = []
     for i in range(min(count, len(dataset))):
         # A data set in test mode hands the annotations out to the metric only; the drawing needs them too.
-        data = runner.test_loop.dataloader.collate_fn([dataset[i]])
+        data = loader.collate_fn([dataset[i]])
         with torch.no_grad():
-            sample = runner.model.test_step(data)[0].cpu()
+            sample = model.test_step(data)[0].cpu()
         image = read_image(sample.img_path)
         larger = resize(image, SIDE)
         scale = max(larger.shape[:2]) / max(image.shape[:2])

@@ -62,7 +62,7 @@ class NonFiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        wrong_losses = _non_finite({name: value for name, value in (outputs or {}).items()
+        wrong_losses = non_finite_names({name: value for name, value in (outputs or {}).items()
                                     if 'loss' in name and isinstance(value, Tensor)})
         if not wrong_losses and not self._wrong_gradients:
             if self._updated:  # not while gradients are added up, among which a wrong one may be
@@ -81,19 +81,22 @@ class NonFiniteHook(Hook):
         """Takes all gradients away if one is not finite; optimisers pass parameters without a gradient over."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group['params']
                       if parameter.grad is not None]
-        self._wrong_gradients += _non_finite({names[parameter]: parameter.grad for parameter in parameters})
+        self._wrong_gradients += non_finite_names({names[parameter]: parameter.grad for parameter in parameters})
         if self._wrong_gradients:
             for parameter in parameters:
                 parameter.grad = None
         self._updated = not self._wrong_gradients
 
 
-def _non_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """The names of those that hold a value that is not finite; the device is waited for once."""
+def non_finite_names(tensors: dict[str, Tensor]) -> list[str]:
+    """The names of those that hold a value that is not finite; where none does, in one fused pass and one wait for the device."""
     if not tensors:
         return []
-    largest = torch.stack([value.detach().abs().max().float() for value in tensors.values()])
-    return [name for name, value in zip(tensors, largest.tolist(), strict=True) if not math.isfinite(value)]
+    values = [value.detach() for value in tensors.values()]
+    if torch.stack([norm.float() for norm in torch._foreach_norm(values)]).sum().isfinite():
+        return []
+    finite = torch.stack([value.isfinite().all() for value in values]).tolist()  # squares overflow where values do not
+    return [name for name, whole in zip(tensors, finite, strict=True) if not whole]
 
 
 def _listed(names: list[str], verb: str) -> str:

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from toy_training import run_toy, toy_config
 
 from ralamala_mm.engine import DependableRunner
-from ralamala_mm.engine.non_finite import NonFiniteHook
+from ralamala_mm.engine.non_finite import NonFiniteHook, non_finite_names
 from ralamala_mm.engine.stopping import TrainingStoppedError
 from ralamala_mm.errors import OptionError
 
@@ -91,3 +91,12 @@ def test_accumulated_gradients(tmp_path: Path):
 def test_policies_that_are_none(policy: object):
     with pytest.raises(OptionError, match="must be 'skip', 'off', or the number of iterations"):
         NonFiniteHook(policy)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_large_values_are_finite(dtype: torch.dtype):
+    """Their squares overflow, they do not."""
+    large, small = torch.full((7,), torch.finfo(dtype).max, dtype=dtype), torch.ones(2, 3, dtype=dtype)
+    assert non_finite_names({'large': large, 'small': small, 'empty': small[:0]}) == []
+    wrong = {'large': large, 'infinite': -large * 2, 'small': small, 'nan': small / 0 * 0}
+    assert non_finite_names(wrong) == ['infinite', 'nan']
