@@ -1,6 +1,6 @@
 # The whole environment, without a CUDA base image: the installer brings what a GPU needs. See docs/clusters.md.
-#   docker build --tag ralamala_mm .
 #   docker build --tag ralamala_mm --build-arg FORCE_CUDA=1 --build-arg TORCH_CUDA_ARCH_LIST="8.0;9.0" .
+#   docker build --tag ralamala_mm .        # for CPUs only
 FROM debian:trixie-slim
 
 # The compiler and Python's headers stay: Triton compiles with them on the machine that it runs on.

@@ -16,15 +16,15 @@ install:
 	@'$(PYTHON)' requirements/install.py --stack $(STACK) --venv '$(VENV)' $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHON_CHOSEN),--this-python)
 
 demo: install
-	@$(BIN)/python tools/demo.py
+	@'$(BIN)/python' tools/demo.py
 
 # Two test processes at a time, whose parts that have one thread would leave cores idle; more with JOBS=N.
 test: install lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 '$(BIN)/python' -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
-	@$(BIN)/ruff check .
+	@'$(BIN)/ruff' check .
 
 docs: install
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 '$(BIN)/python' -m mkdocs build --quiet --strict
 	@echo 'the pages are in site/index.html'

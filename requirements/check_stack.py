@@ -1,7 +1,7 @@
 """Proves that the environment works: imports the stack and runs mmcv's operators forward and backward.
 
-Where operators were asked for by FORCE_CUDA on a machine without a GPU, it looks into their library for code of the
-architectures of TORCH_CUDA_ARCH_LIST. `--operators-only` leaves the stack out, which may not be installed yet.
+Where operators were asked for by FORCE_CUDA or TORCH_CUDA_ARCH_LIST, it looks into their library for code of the architectures
+that were named. `--operators-only` leaves the stack out, which may not be installed yet.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 warnings.filterwarnings('ignore')
@@ -40,29 +41,55 @@ def find_cuobjdump() -> str | None:
     return shutil.which('cuobjdump', path=os.pathsep.join(map(str, folders)))
 
 
-def architectures() -> list[str]:
-    """Those that mmcv's library holds code for, such as ['8.0', '9.0']."""
-    from mmcv import _ext
+def missing_architectures(library: Path, wanted: Iterable[str]) -> list[str]:
+    """Those of `wanted`, such as '8.6' or '9.0+PTX', that a library has no code for.
 
+    Code for a compute capability runs on higher ones of the same major version, PTX on all higher ones.
+
+    Raises:
+        FileNotFoundError: there is no cuobjdump.
+    """
+    if not (wanted := list(wanted)):
+        return []
+    compiled, portable = (_listed(library, kind) for kind in ('elf', 'ptx'))
+
+    def runs_on(number: int) -> bool:
+        return any(number // 10 == held // 10 and held <= number for held in compiled) or any(held <= number for held in portable)
+
+    return [name for name in wanted if (found := re.match(r'(\d+)\.(\d)', name)) and not runs_on(int(''.join(found.groups())))]
+
+
+def architectures(library: Path) -> list[str]:
+    """Those that a library holds compiled code for, such as ['8.0', '9.0']; raises as `missing_architectures` does."""
+    return [f'{number // 10}.{number % 10}' for number in sorted(_listed(library, 'elf'))]
+
+
+def _listed(library: Path, kind: str) -> set[int]:
     command = find_cuobjdump()
-    assert command, 'cuobjdump, which lists the code in a library, is not on this machine (pip install nvidia-cuda-cuobjdump)'
-    text = subprocess.run([command, '--list-elf', str(Path(_ext.__file__))], capture_output=True, text=True, check=True).stdout
-    return [f'{number // 10}.{number % 10}' for number in sorted(set(map(int, re.findall(r'\.sm_(\d+)', text))))]
+    if command is None:
+        raise FileNotFoundError('cuobjdump, which lists the code in a library, is not on this machine '
+                                '(pip install nvidia-cuda-cuobjdump)')
+    text = subprocess.run([command, f'--list-{kind}', str(library)], capture_output=True, text=True,
+                          check=False).stdout  # it fails where there is no such code
+    return set(map(int, re.findall(r'\.sm_(\d+)', text)))
 
 
 def check_devices() -> str:
     """Checks each device, and says on which the operators work or for which they were compiled."""
-    devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
-    for name in devices:
-        check_operators(name)
-    text = ' and '.join(devices)
-    if os.environ.get('FORCE_CUDA', '0') == '1' and not torch.cuda.is_available():
-        held = architectures()
-        wanted = re.findall(r'\d+\.\d', os.environ.get('TORCH_CUDA_ARCH_LIST', ''))
-        missing = [name for name in wanted if name not in held]
+    kinds = {torch.cuda.get_device_capability(i): f'cuda:{i}' for i in reversed(range(torch.cuda.device_count()))}
+    for device in ['cpu', *kinds.values()]:
+        check_operators(device)
+    text = 'cpu and cuda' if kinds else 'cpu'
+    wanted = os.environ.get('TORCH_CUDA_ARCH_LIST', '')
+    asked_for_code = os.environ.get('FORCE_CUDA', '0') == '1'
+    if torch.version.cuda and (asked_for_code if not kinds else wanted):
+        from mmcv import _ext
+
+        library = Path(_ext.__file__)
+        held, missing = architectures(library), missing_architectures(library, re.findall(r'[\w.+]+', wanted))
         assert held, 'the library of mmcv\'s operators has no code for GPUs'
         assert not missing, f'the library of mmcv\'s operators has no code for compute capability {" ".join(missing)}'
-        text += f', with code for compute capability {" ".join(held)}, which no GPU here has run'
+        text += f', with code for compute capability {" ".join(held)}{"" if kinds else ", which no GPU here has run"}'
     return text
 
 

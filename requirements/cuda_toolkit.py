@@ -77,7 +77,8 @@ def environment() -> dict[str, str]:
     if int(major) >= 13:
         return variables(install())
     if partial is not None:  # its nvcc, and the headers of the libraries that torch brought
-        return dict(variables(partial), CPATH=os.pathsep.join(str(path) for path in torch_headers()))
+        places = [*map(str, torch_headers()), *filter(None, [os.environ.get('CPATH')])]
+        return dict(variables(partial), CPATH=os.pathsep.join(places))
     raise ToolkitError(f'torch {torch.__version__} needs nvcc of CUDA {major}, which the package index does not have: install '
                        f'the CUDA {torch.version.cuda} toolkit and set CUDA_HOME, or take a torch built with CUDA 13 '
                        '(2.11 or newer)')
@@ -99,7 +100,7 @@ def install() -> Path:
         ToolkitError: pip could not install it.
     """
     home = packaged_home()
-    if nvcc_release(home) is None:
+    if nvcc_release(home) is None or missing_headers(home):
         print(f'Installing NVIDIA\'s CUDA {torch.version.cuda} compiler from the package index into this environment '
               '(some 250 MB)', flush=True)
         pip(f'cuda-toolkit[nvcc,cccl]=={toolkit_version()}')
@@ -141,8 +142,8 @@ def link(path: Path, target: str) -> None:
         path.symlink_to(target)
 
 
-def newest_architecture(home: Path) -> tuple[int, int]:
-    """The highest compute capability that nvcc compiles for."""
+def architectures(home: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The lowest and the highest compute capability that nvcc compiles for."""
     text = subprocess.run([str(home / 'bin' / 'nvcc'), '--list-gpu-arch'], capture_output=True, text=True, check=True).stdout
     found = [int(number) for number in re.findall(r'compute_(\d+)', text)]
-    return divmod(max(found), 10)
+    return divmod(min(found), 10), divmod(max(found), 10)

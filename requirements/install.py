@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ OLDEST_TORCH = (2, 1)
 PYTHONS = ((3, 10), (3, 14))
 # Free space that the environment and the build of mmcv need.
 CPU_GIB, CUDA_GIB = 5, 12
+# The oldest torch whose builds on the index have CUDA 13, and the oldest GPUs that CUDA 13 compiles for.
+CUDA_13_TORCH, CUDA_13_CAPABILITY = (2, 11), (7, 5)
 MARKER = 'ralamala-install.json'
 
 
@@ -72,6 +75,12 @@ def suitable_python(chosen: bool) -> str:
 def makes_environments(python: str) -> bool:
     return subprocess.run([python, '-c', 'import venv, ensurepip'], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0
+
+
+def last_line(result: subprocess.CompletedProcess) -> str:
+    """What a command said last, or how it ended if it said nothing."""
+    lines = result.stdout.strip().splitlines()
+    return lines[-1] if lines else 'exit code {} and no message'.format(result.returncode)
 
 
 class Installer:
@@ -146,10 +155,12 @@ class Installer:
         if self.python.exists():
             return
         print('Making {}'.format(self.venv), flush=True)
+        is_new = not self.venv.exists()
         result = subprocess.run([suitable_python(self.python_chosen), '-m', 'venv', str(self.venv)], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)
         if result.returncode != 0:
-            shutil.rmtree(str(self.venv), ignore_errors=True)
+            if is_new:  # a folder of the user's stays, whatever is in it
+                shutil.rmtree(str(self.venv), ignore_errors=True)
             if 'No space left' in result.stdout:
                 raise InstallError('the disk is full: {} GiB are needed for the environment'.format(CPU_GIB))
             raise InstallError('the environment could not be made ({}): on Debian and Ubuntu, apt-get install python3-venv'
@@ -226,6 +237,8 @@ class Installer:
         """Installs torch: for the CPU from PyTorch's own index if it can be reached, otherwise from pip's."""
         python = self.environment_python()
         release, _, label = (self.torch or default_torch(python)).partition('+')
+        if self.gpus and not label:
+            self.check_gpus(release)
         label = label or ('' if self.cuda else 'cpu')
         index = pytorch_index(label, release, python) if label else None
         if index:
@@ -235,20 +248,39 @@ class Installer:
             source, arguments = 'pip\'s default index', ['torch=={}'.format(self.torch or release)]
             if label == 'cpu':
                 source += ', as PyTorch\'s CPU index cannot be reached or has no such build for this Python'
-        cuda = self.brings_cuda(arguments)
-        print('torch {} comes from {}: {}'.format(release, source, 'some 3 GB with CUDA\'s libraries' if cuda else
-                                                  'some 200 MB, without CUDA'), flush=True)
+        cuda = label != 'cpu' if index else self.brings_cuda(arguments)
+        size = {True: ': some 3 GB with CUDA\'s libraries', False: ': some 200 MB, without CUDA', None: ''}[cuda]
+        print('torch {} comes from {}{}'.format(release, source, size), flush=True)
         if cuda:
             self.check_disk(CUDA_GIB)
         self.pip('torch', *arguments)
 
-    def brings_cuda(self, arguments: list) -> bool:
-        """Whether pip would fetch CUDA's libraries for these; so it is taken to be where a pip before 22.2 cannot tell."""
+    def brings_cuda(self, arguments: list) -> bool | None:
+        """Whether pip would fetch CUDA's libraries for these; None if it cannot tell, as without a network."""
         command = [str(self.python), '-m', 'pip', 'install', '--no-input', '--dry-run', '--quiet', '--report', '-', *arguments]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        if result.returncode != 0:
-            return True
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:  # before 22.2 pip has no such options; the index has builds with CUDA for Linux on x86-64
+            return True if 'no such option' in result.stderr and platform.machine() == 'x86_64' else None
         return any(item['metadata']['name'].startswith('nvidia-') for item in json.loads(result.stdout)['install'])
+
+    def check_gpus(self, release: str) -> None:
+        """Raise if this machine's driver or a GPU is too old for the index's builds of torch, before they are fetched.
+
+        Raises:
+            InstallError: so it is; the text says what would do.
+        """
+        if tuple(map(int, release.split('.')[:2])) < CUDA_13_TORCH:
+            return
+        older = ('take torch for CUDA 12 and that toolkit (make install TORCH=2.9.1+cu126 CUDA_HOME=DIR), or set '
+                 'CUDA_VISIBLE_DEVICES= for an installation that uses the CPU only')
+        if self.gpus.driver_cuda and self.gpus.driver_cuda < (13, 0):
+            raise InstallError('torch {} is built with CUDA 13, but this machine\'s NVIDIA driver is for CUDA {}: install driver '
+                               '580 or newer, or {}'.format(release, version_text(self.gpus.driver_cuda), older))
+        for name in self.gpus.capabilities:
+            if tuple(map(int, name.split('.'))) < CUDA_13_CAPABILITY:
+                raise InstallError('torch {} is built with CUDA 13, which has no code for this machine\'s GPU of compute '
+                                   'capability {}, but from {} on: {}'.format(release, name, version_text(CUDA_13_CAPABILITY),
+                                                                              older))
 
     def check_cuda(self, installed: str) -> None:
         """Raise if this torch cannot use the GPU: before mmcv is built for it, and not silently on the CPU.
@@ -257,9 +289,11 @@ class Installer:
             InstallError: it was built without CUDA, or the driver is older than its CUDA.
         """
         code = 'import torch; print(torch.version.cuda or torch.version.hip, torch.cuda.is_available())'
-        text = subprocess.run([str(self.python), '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              text=True).stdout.split()
-        cuda, available = (text + ['None', 'False'])[:2]
+        result = subprocess.run([str(self.python), '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True)
+        if result.returncode != 0:
+            raise InstallError('torch {} in {} cannot be imported: {}'.format(installed, self.venv, last_line(result)))
+        cuda, available = result.stdout.split()[-2:]
         without = 'hide the GPU with CUDA_VISIBLE_DEVICES= for an installation that uses the CPU only'
         if cuda == 'None':
             raise InstallError('{} holds torch {}, which was built without CUDA, but {}: remove the folder and run this again, '
@@ -268,8 +302,8 @@ class Installer:
         if self.gpus and available != 'True':
             driver = version_text(self.gpus.driver_cuda) if self.gpus.driver_cuda else 'an older CUDA'
             raise InstallError('torch {} was built with CUDA {}, but cannot use this machine\'s GPU, whose driver is for {}: '
-                               'install a newer NVIDIA driver, choose another build, such as TORCH=2.9.1+cu126, or {}'.format(
-                                   installed, cuda, driver, without))
+                               'install a newer NVIDIA driver, choose another build, such as TORCH=2.9.1+cu126 (with a CUDA 12 '
+                               'toolkit, CUDA_HOME=DIR), or {}'.format(installed, cuda, driver, without))
 
     def install_stack(self) -> None:
         """The stack's packages; mmcv from a wheel of our own making, for the index has it as source only."""
@@ -316,7 +350,7 @@ class Installer:
         if result.returncode != 0:
             print('failed')
             raise InstallError('mmcv was installed, but its operators do not work: {}; the messages are in {}'.format(
-                result.stdout.strip().splitlines()[-1], self.log))
+                last_line(result), self.log))
         print(result.stdout.strip().splitlines()[-1])
 
 

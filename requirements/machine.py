@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import subprocess
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def pytorch_index(label: str, release: str, python: tuple) -> str | None:
     try:
         with urllib.request.urlopen(index + '/torch/', timeout=10) as response:
             page = response.read().decode('utf-8', 'replace')
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):
         return None
     wheel = r'torch-{}(\+|%2B){}-cp{}{}-'.format(re.escape(release), label, *python)
     return index if re.search(wheel, page, re.IGNORECASE) else None

@@ -21,8 +21,10 @@ import sysconfig
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import check_stack
 import cuda_toolkit
 import mmcv_source
 import pip_errors
@@ -104,25 +106,31 @@ def fetch_prebuilt(requirement: str, folder: Path) -> Path | None:
         wheel = newest_wheel(Path(scratch))
         if wheel is None:
             return None
-        if problem := load_problem(wheel):
-            print(f'The ready wheel does not load here ({problem})', flush=True)
+        if problem := load_problem(wheel, gpu_architectures() if builds_for_gpu() and torch.version.cuda else ()):
+            print(f'The ready wheel is not taken: {problem}', flush=True)
             return None
         return keep(wheel, folder)
 
 
-def load_problem(wheel: Path) -> str | None:
-    """Why a wheel's operators cannot be loaded beside this torch, None if they can."""
+def load_problem(wheel: Path, architectures: Sequence[str] = ()) -> str | None:
+    """Why a wheel's operators cannot be loaded beside this torch, or lack code for an architecture; None if all is well."""
     with tempfile.TemporaryDirectory(prefix='mmcv-check-') as scratch:
         with zipfile.ZipFile(wheel) as archive:
             libraries = [name for name in archive.namelist() if re.fullmatch(r'mmcv/_ext\..*so', name)]
             if not libraries:
                 return 'it holds no operators'
-            archive.extract(libraries[0], scratch)
+            library = archive.extract(libraries[0], scratch)
         code = ('import sys, torch, importlib.util as u; s = u.spec_from_file_location("_ext", sys.argv[1]); '
                 'u.module_from_spec(s)')
-        result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(Path(scratch, libraries[0]))], check=False,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return (result.stdout.strip().splitlines() or ['no message'])[-1] if result.returncode else None
+        result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, library], check=False, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+        if result.returncode:
+            return f'its operators do not load ({(result.stdout.strip().splitlines() or ["no message"])[-1]})'
+        try:
+            missing = check_stack.missing_architectures(Path(library), architectures)
+        except FileNotFoundError as error:
+            return str(error)
+        return f'it has no code for compute capability {" ".join(missing)}' if missing else None
 
 
 def keep(wheel: Path, folder: Path) -> Path:
@@ -163,16 +171,21 @@ def cuda_variables() -> dict[str, str]:
     try:
         found = cuda_toolkit.environment()
     except cuda_toolkit.ToolkitError as error:
-        raise BuildError(f'{error}; or hide the GPU with CUDA_VISIBLE_DEVICES= for an installation that uses the CPU only') \
-            from None
+        without = ('hide the GPU with CUDA_VISIBLE_DEVICES=' if torch.cuda.is_available() else 'leave FORCE_CUDA away')
+        raise BuildError(f'{error}; or {without} for an installation that uses the CPU only') from None
     architectures = gpu_architectures()
-    newest = cuda_toolkit.newest_architecture(Path(found['CUDA_HOME']))
+    oldest, newest = cuda_toolkit.architectures(Path(found['CUDA_HOME']))
     for name in architectures:
-        capability = re.fullmatch(r'(\d+)\.(\d)\D*', name)
-        if capability and tuple(map(int, capability.groups())) > newest:
+        numbers = re.fullmatch(r'(\d+)\.(\d)\D*', name)
+        capability = tuple(map(int, numbers.groups())) if numbers else oldest  # a name, such as 'Ampere', is for torch to read
+        if capability > newest:
             raise BuildError(f'compute capability {name} is newer than nvcc in {found["CUDA_HOME"]}, which compiles up to '
                              f'{newest[0]}.{newest[1]}: take a newer torch (TORCH=VERSION) or a newer CUDA toolkit (CUDA_HOME), '
                              f'or build for TORCH_CUDA_ARCH_LIST="{newest[0]}.{newest[1]}+PTX"')
+        if capability < oldest:
+            raise BuildError(f'compute capability {name} is older than nvcc in {found["CUDA_HOME"]} compiles for, which is '
+                             f'{oldest[0]}.{oldest[1]} and newer: take torch for an older CUDA, such as TORCH=2.9.1+cu126, and '
+                             'its toolkit (CUDA_HOME)')
     print(f'The operators are compiled for compute capability {" ".join(architectures)}', flush=True)
     if len(architectures) > 2:
         print('Each takes several minutes; TORCH_CUDA_ARCH_LIST="8.0;9.0" chooses', flush=True)
@@ -197,7 +210,7 @@ def precompile_header(folder: Path, cxx: str) -> list[str]:
         # clang and others name precompiled headers differently; the build is then only slower.
         print('The compiler could not precompile torch\'s headers; the build continues without and takes longer.')
         return COMPILE_FLAGS
-    return [*COMPILE_FLAGS, '-include', str(header)]
+    return [*COMPILE_FLAGS, '-include', shlex.quote(str(header))]
 
 
 def show_progress(line: str, started: float) -> None:
@@ -260,7 +273,7 @@ def build(requirement: str, folder: Path) -> Path:
         if process.returncode != 0 or wheel is None:
             raise BuildError(f'building {requirement} failed; {explain(log)}')
         if problem := load_problem(wheel):
-            raise BuildError(f'{requirement} was built, but its operators do not load ({problem}); the log is {log}')
+            raise BuildError(f'{requirement} was built, but {problem}; the log is {log}')
         return keep(wheel, folder)
 
 

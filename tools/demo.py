@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.torch_version import TorchVersion
 
 from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
@@ -37,6 +38,8 @@ def main(args: argparse.Namespace) -> None:
     print(f'2/3  Training Mask R-CNN with RAVLT-T from scratch on {device}; logs in {work_dir}', flush=True)
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='ProgressHook')]
     config.quiet_console = True
+    # One pass over all weights instead of eight; on a CPU since PyTorch 2.4.
+    config.optim_wrapper.optimizer.fused = torch.cuda.is_available() or TorchVersion(torch.__version__) >= '2.4'
     for note in use_resume(config, args.resume):
         print(f'     {note}', flush=True)
     runner = build_runner(config)

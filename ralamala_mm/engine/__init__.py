@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 
 if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is None]:
-    raise ImportError(f'the tools need {" and ".join(missing)}: run `make install`, or '
-                      '`pip install --no-build-isolation -r requirements/mm.txt`')
+    raise ImportError(f'the tools need {" and ".join(missing)}: run `make install`, or follow the README\'s section '
+                      '"Install into an environment of your own"')
 
 from .bfloat16 import keep_operators_in_fp32
 from .cli import add_amp_options, add_trust_option, run, runner_parser

@@ -45,7 +45,7 @@ def keep_operators_in_fp32(model: nn.Module) -> None:
     - Focal losses, wherever their predictions come from.
 
     Args:
-        model: any module, also a wrapped one; calling this again changes nothing.
+        model: any module, also a wrapped one.
     """
     taking, giving = _operator_classes()
     for module in model.modules():

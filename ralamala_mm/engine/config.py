@@ -101,7 +101,8 @@ def use_amp(config: Config, dtype: str) -> None:
     """
     settings = {key: value for key, value in config.optim_wrapper.items() if key not in _AMP_SETTINGS}
     if dtype == 'bfloat16':
-        if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        # Below capability 8.0 PyTorch says that it is supported, and emulates it.
+        if torch.cuda.is_available() and torch.version.cuda and torch.cuda.get_device_capability() < (8, 0):
             raise UserError('--amp-dtype bfloat16: this GPU does not support it; give --amp alone, for float16')
         # By its whole name, which dumped configs are read by wherever this package is installed.
         config.optim_wrapper = dict(settings, type='ralamala_mm.engine.bfloat16.BFloat16OptimWrapper')

@@ -102,7 +102,8 @@ class DependableRunner(MMEngineRunner):
     def build_val_loop(self, loop: dict | BaseLoop) -> BaseLoop:
         """Builds the validation loop, whose loader needs shared memory too."""
         loop = super().build_val_loop(loop)
-        _check_loader(loop, 'val_dataloader')
+        keeps_batches = isinstance(self._train_loop, IterBasedTrainLoop)
+        _check_loader(loop, 'val_dataloader', self._train_loop.dataloader if keeps_batches else None)
         return loop
 
     def build_test_loop(self, loop: dict | BaseLoop) -> BaseLoop:
@@ -270,10 +271,10 @@ class DependableRunner(MMEngineRunner):
         return model
 
 
-def _check_loader(loop: BaseLoop, name: str) -> None:
+def _check_loader(loop: BaseLoop, name: str, beside: DataLoader | None = None) -> None:
     loader = getattr(loop, 'dataloader', None)  # a loop of the user's may have several
     if isinstance(loader, DataLoader):
-        check_shared_memory(loader, name)
+        check_shared_memory(loader, name, beside)
 
 
 def _resolved(registry: Registry, kind: object) -> object:

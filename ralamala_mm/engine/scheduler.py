@@ -7,6 +7,7 @@ import time
 from collections.abc import MutableMapping
 
 import torch
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from ralamala_mm.errors import UserError
 
@@ -30,17 +31,23 @@ def take_scheduler_variables(environment: MutableMapping[str, str]) -> tuple[dic
         The PET_* variables that were there, and a sentence for each that was overruled.
 
     Raises:
-        UserError: the job may change its number of nodes, or wants another rendezvous than c10d.
+        UserError: the job may change its number of nodes, wants another rendezvous than c10d, or its endpoint is no address.
     """
     given = {name: environment.pop(name) for name in (*_OURS.values(), *_OTHERS) if name in environment}
     backend = given.get('PET_RDZV_BACKEND', 'c10d')
     if backend not in ('c10d', 'static'):
         raise UserError(f'PET_RDZV_BACKEND={backend}: the launchers know c10d, which is rdzvBackend: c10d in the job')
-    found = {ours: given[theirs] for ours, theirs in _OURS.items() if given.get(theirs)}
-    if 'MASTER_ADDR' not in found and given.get('PET_RDZV_ENDPOINT'):
-        found['MASTER_ADDR'], _, port = given['PET_RDZV_ENDPOINT'].partition(':')
-        if port:
-            found['PORT'] = port
+    sources = {ours: theirs for ours, theirs in _OURS.items() if given.get(theirs)}
+    found = {ours: given[theirs] for ours, theirs in sources.items()}
+    endpoint = given.get('PET_RDZV_ENDPOINT')
+    if 'MASTER_ADDR' not in found and endpoint:
+        try:
+            host, port = parse_rendezvous_endpoint(endpoint, default_port=0)
+        except ValueError as error:
+            raise UserError(f'PET_RDZV_ENDPOINT={endpoint}: {error}') from None
+        parts = {'MASTER_ADDR': host, **({'PORT': str(port)} if port else {})}
+        found |= parts
+        sources |= dict.fromkeys(parts, 'PET_RDZV_ENDPOINT')
     least, _, most = found.get('NNODES', '').partition(':')
     if most and least != most and not environment.get('NNODES'):
         raise UserError(f'PET_NNODES={found["NNODES"]}: another number of nodes would change the batch during the training; set '
@@ -52,7 +59,7 @@ def take_scheduler_variables(environment: MutableMapping[str, str]) -> tuple[dic
         if not environment.get(ours):
             environment[ours] = value
         elif environment[ours] != value:
-            notes.append(f'{ours}={environment[ours]} is used, not {value} of {_OURS[ours]}')
+            notes.append(f'{ours}={environment[ours]} is used, not {value} of {sources[ours]}')
     return given, notes
 
 

@@ -20,7 +20,7 @@ _MIB = 2**20
 _LOCAL_SIZES = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 
-def check_shared_memory(loader: DataLoader, name: str, folder: str = SHARED_MEMORY) -> None:
+def check_shared_memory(loader: DataLoader, name: str, beside: DataLoader | None = None, folder: str = SHARED_MEMORY) -> None:
     """Raise if the batches that a loader's workers keep ready do not fit into the node's shared memory.
 
     Each worker keeps `prefetch_factor` batches ready, and one more is in use, in each of the node's processes. Where it may
@@ -29,29 +29,38 @@ def check_shared_memory(loader: DataLoader, name: str, folder: str = SHARED_MEMO
     Args:
         loader: its workers have not been started. One of an iterable data set, or without workers, is left unchecked.
         name: of its settings in the config, such as train_dataloader.
+        beside: a loader that keeps its batches meanwhile, as that of an iteration-based training does while it is validated.
         folder: where the shared memory is mounted.
 
     Raises:
         UserError: they do not fit.
     """
-    if not loader.num_workers or isinstance(loader.dataset, IterableDataset) or not os.path.isdir(folder):
+    if not _shares(loader) or not os.path.isdir(folder):
         return
+    loaders = [each for each in (loader, beside) if _shares(each)]
     processes = _local_processes()
     system = os.statvfs(folder)
     free = system.f_bavail * system.f_frsize
-    batches = processes * (loader.num_workers * loader.prefetch_factor + 1)
-    if batches * _images(loader) * _LARGE_SAMPLE <= free:
+    batches = [processes * (each.num_workers * each.prefetch_factor + 1) for each in loaders]
+    if sum(count * _images(each) for count, each in zip(batches, loaders, strict=True)) * _LARGE_SAMPLE <= free:
         return
-    batch = _batch_bytes(loader)
-    needed = batches * batch
-    if needed <= free:
+    sizes = [_batch_bytes(each) for each in loaders]
+    needed, *others = [count * size for count, size in zip(batches, sizes, strict=True)]
+    if needed + sum(others) <= free:
         return
-    workers = max((free // max(processes * batch, 1) - 1) // loader.prefetch_factor, 0)
+    workers = max(((free - sum(others)) // max(processes * sizes[0], 1) - 1) // loader.prefetch_factor, 0)
     whose = f'{name} of {processes} processes' if processes > 1 else name
+    kept = f', beside {sum(others) / _MIB:.0f} MiB of those of the training' if others else ''
     raise UserError(
         f'{folder} has {free / _MIB:.0f} MiB free, but the workers of {whose} keep some {needed / _MIB:.0f} MiB of batches '
-        f'ready in it, and would die of a bus error: give the container more (docker run --shm-size={_power_of_two(needed)}, '
-        f'on Kubernetes an emptyDir with medium: Memory mounted there), or set {name}.num_workers={workers}')
+        f'ready in it{kept}, and would die of a bus error: give the container more (docker run '
+        f'--shm-size={_power_of_two(needed + sum(others))}, on Kubernetes an emptyDir with medium: Memory mounted there), or set '
+        f'{name}.num_workers={workers}')
+
+
+def _shares(loader: DataLoader | None) -> bool:
+    """Whether a loader's batches are known to go through shared memory."""
+    return isinstance(loader, DataLoader) and loader.num_workers > 0 and not isinstance(loader.dataset, IterableDataset)
 
 
 def _power_of_two(needed: int) -> str:

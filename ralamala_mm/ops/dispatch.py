@@ -149,7 +149,7 @@ def _why_no_kernels(attention: str, device: torch.device, dtype: torch.dtype, he
     """Why the kernels do not compute an attention, None if they do."""
     key = (attention, device, dtype, head_dim)
     if key not in _problems:
-        if not (may_check and _can_check(device)):  # not recorded: the next call decides
+        if not (may_check and _can_check(device, forced)):  # not recorded: the next call decides
             problem = _find_obstacle(device, dtype, head_dim)
             return problem.sentence if problem else None if forced else 'they were not checked yet'
         with _lock:
@@ -164,13 +164,14 @@ def _why_no_kernels(attention: str, device: torch.device, dtype: torch.dtype, he
 _why_no_kernels._dynamo_marked_constant = True
 
 
-def _can_check(device: torch.device) -> bool:
-    """Whether kernels can be run aside at this moment."""
+def _can_check(device: torch.device, forced: bool) -> bool:
+    """Whether kernels can be run aside at this moment; where they are forced, they are then used unchecked."""
     if device.type != 'cuda' or not torch.cuda.is_available():
         return True
     if torch.cuda.is_current_stream_capturing():  # what the check launches would end the capture
-        warnings.warn('a CUDA graph is captured before the attentions ran once, and records the eager backend; run the model '
-                      'once before the capture', RuntimeWarning, stacklevel=2)
+        recorded = 'Triton kernels that were not checked' if forced else 'the eager backend'
+        warnings.warn(f'a CUDA graph is captured before the attentions ran once, and records {recorded}; run the model once '
+                      'before the capture', RuntimeWarning, stacklevel=2)
         return False
     # In a backward pass the thread that autograd has for this device waits for us, and the check's gradients for the thread.
     return torch._C._current_graph_task_id() == -1

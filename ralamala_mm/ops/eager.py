@@ -38,12 +38,12 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> T
 
 
 def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
-    """RALA; only q, k, v are kept for the backward pass."""
+    """RALA; of large maps only q, k, v are kept for the backward pass (see `recompute`)."""
     return recompute(_rala, q, k, v, rotary)
 
 
 def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
-    """MALA; only q, k, v are kept for the backward pass."""
+    """MALA; of large maps only q, k, v are kept for the backward pass (see `recompute`)."""
     return recompute(_mala, q, k, v, rotary)
 
 

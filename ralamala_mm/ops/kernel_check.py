@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ralamala_mm.errors import UserError
+
 from . import eager, naive
 from .rotary import RotaryTable, rotary_frequencies, rotary_table
 
@@ -80,6 +82,7 @@ def compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim: 
 
     Raises:
         KernelError: the kernels do not compile, or cannot be launched.
+        UserError: they left the GPU unusable.
     """
     if device.type == 'cuda':
         torch.cuda.set_device(device)  # of this thread; without it, one of rank 0's GPU would be opened by every rank
@@ -94,10 +97,31 @@ def compare(attention: str, device: torch.device, dtype: torch.dtype, head_dim: 
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # compilers, drivers and launchers raise whatever they like
+        raise_if_unusable(device, error)
         raise KernelError(f'{type(error).__name__}: {" ".join(str(error).split())[:500]}') from error
     limits = [tolerance(relative_error(result, reference), dtype, triton.is_interpreted())
               for result, reference in zip(plain, exact, strict=True)]
     return [Agreement(*row) for row in zip(RESULTS, errors, limits, strict=True)]
+
+
+def raise_if_unusable(device: torch.device, fault: Exception) -> None:
+    """Raise if a GPU answers nothing any more, as after a kernel's access to a wrong address, so that no other backend helps.
+
+    Args:
+        device: where a kernel ran.
+        fault: what it raised.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    if device.type != 'cuda':
+        return
+    try:
+        torch.cuda.synchronize(device)
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:
+        raise UserError(f'a Triton kernel left {device} unusable for this process ({" ".join(str(fault).split())[:300]}): start '
+                        'again with RALAMALA_BACKEND=eager, and please report it') from error
 
 
 def _inputs(device: torch.device, dtype: torch.dtype, head_dim: int,

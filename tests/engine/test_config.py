@@ -119,9 +119,10 @@ def test_mixed_precision(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert wrapper('float16', clip_grad=dict(max_norm=1)) == dict(
         type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic', clip_grad=dict(max_norm=1))
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (8, 0))
     assert wrapper('bfloat16', type='AmpOptimWrapper', dtype='float16', loss_scale=512.0) == bfloat16
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (7, 5))
     with pytest.raises(UserError, match='this GPU does not support it; give --amp alone'):
         wrapper('bfloat16')
     parser = argparse.ArgumentParser()

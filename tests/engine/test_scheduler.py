@@ -52,10 +52,15 @@ def test_an_elastic_policy():
     environment = dict(PET_RDZV_ENDPOINT='ravlt-worker-0')
     take_scheduler_variables(environment)
     assert environment == dict(MASTER_ADDR='ravlt-worker-0')
+    environment = dict(PET_RDZV_ENDPOINT='[fd00::1]:23456', MASTER_ADDR='node0')
+    _, notes = take_scheduler_variables(environment)
+    assert environment == dict(MASTER_ADDR='node0', PORT='23456')
+    assert notes == ['MASTER_ADDR=node0 is used, not fd00::1 of PET_RDZV_ENDPOINT']
 
 
 @pytest.mark.parametrize(('name', 'value', 'sentence'), [
     ('PET_NNODES', '1:4', 'PET_NNODES=1:4: another number of nodes would change the batch'),
+    ('PET_RDZV_ENDPOINT', 'node0:port', 'PET_RDZV_ENDPOINT=node0:port: '),
     ('PET_RDZV_BACKEND', 'etcd-v2', 'PET_RDZV_BACKEND=etcd-v2: the launchers know c10d'),
 ])
 def test_what_is_refused(name: str, value: str, sentence: str):

@@ -52,24 +52,24 @@ def test_what_a_loader_needs(settings: dict, batches: int, monkeypatch: pytest.M
     """prefetch_factor batches per worker and one in use, of 4 images of 1 MiB and 4 KiB."""
     needed = batches * 4 * (1 + 1 / 256)
     with_free(monkeypatch, needed + 0.1)
-    check_shared_memory(loader(**settings), 'train_dataloader', str(tmp_path))
+    check_shared_memory(loader(**settings), 'train_dataloader', folder=str(tmp_path))
     with_free(monkeypatch, needed - 0.1)
     sentence = f'has {needed:.0f} MiB free, but the workers of train_dataloader keep some {needed:.0f} MiB'
     with pytest.raises(UserError, match=sentence):
-        check_shared_memory(loader(**settings), 'train_dataloader', str(tmp_path))
+        check_shared_memory(loader(**settings), 'train_dataloader', folder=str(tmp_path))
 
 
 def test_the_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What it says to do is enough."""
     with_free(monkeypatch, 13)
     with pytest.raises(UserError) as caught:
-        check_shared_memory(loader(num_workers=2), 'val_dataloader', str(tmp_path))
+        check_shared_memory(loader(num_workers=2), 'val_dataloader', folder=str(tmp_path))
     assert str(caught.value) == (
         f'{tmp_path} has 13 MiB free, but the workers of val_dataloader keep some 20 MiB of batches ready in it, and would die '
         'of a bus error: give the container more (docker run --shm-size=1g, on Kubernetes an emptyDir with medium: Memory '
         'mounted there), or set val_dataloader.num_workers=1')
-    check_shared_memory(loader(num_workers=1), 'val_dataloader', str(tmp_path))
-    check_shared_memory(loader(num_workers=0), 'val_dataloader', str(tmp_path))
+    check_shared_memory(loader(num_workers=1), 'val_dataloader', folder=str(tmp_path))
+    check_shared_memory(loader(num_workers=0), 'val_dataloader', folder=str(tmp_path))
 
 
 def test_all_processes_of_the_node_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -79,20 +79,31 @@ def test_all_processes_of_the_node_count(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
     with_free(monkeypatch, 100)
     with pytest.raises(UserError, match=r'workers of train_dataloader of 8 processes keep some 161 MiB .*num_workers=1'):
-        check_shared_memory(loader(), 'train_dataloader', str(tmp_path))
+        check_shared_memory(loader(), 'train_dataloader', folder=str(tmp_path))
+
+
+def test_batches_of_the_training_beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Each loader alone would fit."""
+    with_free(monkeypatch, 30)
+    for name in ('train_dataloader', 'val_dataloader'):
+        check_shared_memory(loader(), name, folder=str(tmp_path))
+    sentence = r'some 20 MiB of batches ready in it, beside 20 MiB of those of the training, .*num_workers=0'
+    with pytest.raises(UserError, match=sentence):
+        check_shared_memory(loader(), 'val_dataloader', loader(), str(tmp_path))
+    check_shared_memory(loader(), 'val_dataloader', loader(num_workers=0), str(tmp_path))
 
 
 def test_nothing_is_loaded_where_there_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(shared_memory, '_batch_bytes', lambda loader: pytest.fail('a batch was estimated'))
     with_free(monkeypatch, 2000)
-    check_shared_memory(loader(), 'train_dataloader', str(tmp_path))
+    check_shared_memory(loader(), 'train_dataloader', folder=str(tmp_path))
 
 
 def test_no_random_number_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A training is the same with and without it."""
     with_free(monkeypatch, 100)
     before = torch.get_rng_state()
-    check_shared_memory(loader(), 'train_dataloader', str(tmp_path))
+    check_shared_memory(loader(), 'train_dataloader', folder=str(tmp_path))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ralamala_mm import MALA, ops
-from ralamala_mm.errors import OptionError
+from ralamala_mm.errors import OptionError, UserError
 from ralamala_mm.ops import dispatch, eager, kernel_check
 
 triton = pytest.importorskip('triton')
@@ -154,6 +154,17 @@ def test_forced_kernels_that_are_broken_are_an_error(monkeypatch: pytest.MonkeyP
         for _ in range(2):
             with pytest.raises(OptionError, match=message):
                 ops.rala(*make_tokens())
+
+
+def test_a_gpu_that_no_longer_answers(monkeypatch: pytest.MonkeyPatch):
+    """After an access to a wrong address no other backend works in that process either."""
+    def synchronize(device: torch.device) -> None:
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', synchronize)
+    kernel_check.raise_if_unusable(DEVICE, RuntimeError('wrong address'))
+    with pytest.raises(UserError, match=r'left cuda:0 unusable for this process \(wrong address\): start again with RALAMALA'):
+        kernel_check.raise_if_unusable(torch.device('cuda', 0), RuntimeError('wrong address'))
 
 
 def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):

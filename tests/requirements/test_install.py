@@ -130,6 +130,71 @@ def test_where_torch_comes_from(install: ModuleType, no_gpu: None, monkeypatch: 
     assert text in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('report', 'code', 'message', 'brings'), [
+    ('torch nvidia-cublas', 0, '', True), ('torch sympy', 0, '', False),
+    ('', 1, 'ERROR: No matching distribution found for torch==2.15.0', None), ('', 2, 'no such option: --dry-run', True)])
+def test_what_pip_would_fetch(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: str,
+                              code: int, message: str, brings: bool | None):
+    installer = install.Installer('upstream', tmp_path, None)
+    items = json.dumps(dict(install=[dict(metadata=dict(name=name)) for name in report.split()]))
+    installer.python.parent.mkdir()
+    installer.python.write_text(f"#!/bin/sh\necho '{items}'\necho '{message}' >&2\nexit {code}\n")
+    installer.python.chmod(0o755)
+    monkeypatch.setattr(install.platform, 'machine', lambda: 'x86_64')
+    assert installer.brings_cuda(['torch==2.15.0']) is brings
+
+
+def test_a_build_for_the_cpu_is_known_to_be_small(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch,
+                                                  tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Also where pip is too old to be asked, or fails."""
+    installer = install.Installer('upstream', tmp_path / 'venv', None)
+    monkeypatch.setattr(install, 'pytorch_index', lambda label, release, python: f'index/{label}')
+    monkeypatch.setattr(installer, 'environment_python', lambda: (3, 10))
+    monkeypatch.setattr(installer, 'brings_cuda', lambda arguments: pytest.fail('pip was asked'))
+    monkeypatch.setattr(installer, 'check_disk', lambda needed: pytest.fail('room for CUDA was asked for'))
+    monkeypatch.setattr(installer, 'pip', lambda what, *words: None)
+    installer.fetch_torch()
+    assert capsys.readouterr().out == "torch 2.14.1 comes from PyTorch's cpu index: some 200 MB, without CUDA\n"
+
+
+@pytest.mark.parametrize(('capability', 'driver', 'release', 'sentence'), [
+    ('9.0', (12, 4), '2.15.0', r'driver is for CUDA 12\.4: install driver 580 or newer, or take torch for CUDA 12 and'),
+    ('7.0', (13, 0), '2.15.0', r'no code for this machine.s GPU of compute capability 7\.0, but from 7\.5 on: take torch'),
+    ('9.0', (13, 0), '2.15.0', None), ('7.0', (12, 4), '2.9.1', None), ('9.0', None, '2.15.0', None)])
+def test_gpus_and_drivers_that_are_too_old(requirements: dict[str, ModuleType], install: ModuleType, no_gpu: None, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch, capability: str, driver: tuple | None, release: str,
+                                           sentence: str | None):
+    """Before anything is fetched; a build that was chosen by its label is taken."""
+    installer = install.Installer('upstream', tmp_path, release)
+    installer.gpus, installer.cuda = requirements['machine'].Gpus([capability], driver), True
+    monkeypatch.setattr(installer, 'environment_python', lambda: (3, 13))
+    monkeypatch.setattr(install, 'pytorch_index', lambda *_: None)
+    monkeypatch.setattr(installer, 'brings_cuda', lambda arguments: False)
+    called = []
+    monkeypatch.setattr(installer, 'pip', lambda what, *words: called.append(what))
+    if sentence is None:
+        installer.fetch_torch()
+    else:
+        with pytest.raises(install.InstallError, match=sentence):
+            installer.fetch_torch()
+    assert called == (['torch'] if sentence is None else [])
+    installer.torch = f'{release}+cu126'
+    installer.fetch_torch()
+
+
+def test_a_folder_of_the_users_is_not_removed(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Where venv fails, as on Debian without python3-venv."""
+    (tmp_path / 'letters').write_text('')
+    (tmp_path / 'python').write_text('#!/bin/sh\necho ensurepip is not available\nexit 1\n')
+    (tmp_path / 'python').chmod(0o755)
+    monkeypatch.setattr(install, 'suitable_python', lambda chosen: str(tmp_path / 'python'))
+    for folder in (tmp_path, tmp_path / 'new'):
+        with pytest.raises(install.InstallError, match='apt-get install python3-venv'):
+            install.Installer('upstream', folder, None).make_environment()
+    assert (tmp_path / 'letters').exists()
+    assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize(('cuda', 'available', 'gpu', 'sentence'), [
     ('None', 'False', True, 'which was built without CUDA, but there is a GPU: remove the folder and run this again, or hide'),
     ('None', 'False', False, 'which was built without CUDA, but FORCE_CUDA=1 is set: remove the folder'),

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -182,8 +183,55 @@ def test_a_gpu_newer_than_the_compiler(requirements: dict[str, ModuleType], tool
     with pytest.raises(wheel.BuildError, match=r'compute capability 13.0 is newer than nvcc in .*, which compiles up to 12.1: '
                                                r'take a newer torch .* or build for TORCH_CUDA_ARCH_LIST="12.1\+PTX"'):
         wheel.cuda_variables()
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '7.0;9.0')
+    with pytest.raises(wheel.BuildError, match=r'compute capability 7.0 is older than nvcc in .* compiles for, which is 7.5 and'):
+        wheel.cuda_variables()
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '12.0;9.0+PTX')
     assert wheel.cuda_variables()['TORCH_CUDA_ARCH_LIST'] == '12.0;9.0+PTX'
+
+
+@pytest.fixture
+def cuobjdump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds code for 8.0 and 9.0, and PTX of 9.0, in everything."""
+    command = tmp_path / 'bin' / 'cuobjdump'
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\n[ "$1" = --list-ptx ] && echo "PTX file 1: a.1.sm_90.ptx" && exit\n'
+                       'echo "ELF file 1: a.1.sm_80.cubin"\necho "ELF file 2: a.2.sm_90.cubin"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv('PATH', str(command.parent))
+    monkeypatch.delenv('CUDA_HOME', raising=False)
+
+
+@pytest.mark.usefixtures('cuobjdump')
+def test_architectures_in_a_library(requirements: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch):
+    """Compiled code runs on higher minor versions, PTX on everything higher."""
+    check = requirements['check_stack']
+    assert check.architectures(Path('a.so')) == ['8.0', '9.0']
+    assert check.missing_architectures(Path('a.so'), ['8.0', '8.6', '9.0a', '9.0+PTX', '12.0', 'Ampere']) == []
+    assert check.missing_architectures(Path('a.so'), ['7.5', '8.9']) == ['7.5']
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.setattr(check.importlib.util, 'find_spec', lambda name: None)
+    assert check.missing_architectures(Path('a.so'), []) == []
+    with pytest.raises(FileNotFoundError, match='cuobjdump, which lists the code in a library, is not on this machine'):
+        check.architectures(Path('a.so'))
+
+
+@pytest.mark.usefixtures('cuobjdump')
+def test_a_wheel_without_code_for_the_gpu_is_not_taken(requirements: dict[str, ModuleType], tmp_path: Path):
+    import mmcv._ext
+
+    wheel, path = requirements['mmcv_wheel'], tmp_path / 'mmcv.whl'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('mmcv/__init__.py', '')
+    assert wheel.load_problem(path) == 'it holds no operators'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.write(mmcv._ext.__file__, 'mmcv/_ext.so')
+    assert wheel.load_problem(path) is None
+    assert wheel.load_problem(path, ['9.0', '12.0']) is None
+    assert wheel.load_problem(path, ['7.5', '9.0']) == 'it has no code for compute capability 7.5'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('mmcv/_ext.so', 'not a library')
+    assert wheel.load_problem(path).startswith('its operators do not load (')
 
 
 @pytest.mark.parametrize(('requirement', 'torch', 'cuda', 'python', 'page'), [

@@ -54,6 +54,15 @@ def test_every_part_runs_to_its_end(call: Callable, tmp_path: Path):
     assert all(row['median'] > 0 for row in contents['train']['results'])
 
 
+@pytest.mark.parametrize('attention', ['rala', 'mala', 'softmax_attention'])
+def test_odd_shapes_have_gradients_to_compare(script: ModuleType, attention: str):
+    """Correct kernels agree on each of them; of a single token, say, the exact gradients of q and k are zero."""
+    assert len(script.ODD_SHAPES) >= 3
+    for shape, dtype in product(script.ODD_SHAPES[1:], (torch.float32, torch.float16, torch.bfloat16)):
+        results = script.compare(attention, torch.device('cpu'), dtype, 16, shape)
+        assert all(result.holds for result in results), (shape, dtype, results)
+
+
 @pytest.mark.slow
 def test_a_script_that_is_stopped_leaves_complete_rows_and_no_process(tmp_path: Path):
     process = subprocess.Popen(
