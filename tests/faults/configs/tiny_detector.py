@@ -18,6 +18,6 @@ val_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=4, val_interval=2)
 param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=100, convert_to_iter_based=True)]
-default_hooks = dict(logger=dict(interval=1))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
 custom_hooks = [dict(type='EMAHook', momentum=0.01)]
 randomness = dict(seed=7)
