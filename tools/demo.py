@@ -14,7 +14,7 @@ from ralamala_mm.analysis.curves import draw_curves, read_scalars
 from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
-from ralamala_mm.engine import build_runner, claim_folders, prepare_config, run, use_resume
+from ralamala_mm.engine import Console, build_runner, claim_folders, prepare_config, run, use_resume
 from ralamala_mm.engine.saving import pointed_checkpoint
 
 TRAIN_IMAGES, VAL_IMAGES = 1000, 100
@@ -36,13 +36,11 @@ def main(args: argparse.Namespace) -> None:
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'the CPU, {threads} thread{"s" * (threads > 1)}'
     print(f'2/3  Training Mask R-CNN with RAVLT-T from scratch on {device}; logs in {work_dir}', flush=True)
-    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='ProgressHook')]
-    config.quiet_console = True
     # One pass over all weights instead of eight; on a CPU since PyTorch 2.4.
     config.optim_wrapper.optimizer.fused = torch.cuda.is_available() or TorchVersion(torch.__version__) >= '2.4'
     for note in use_resume(config, args.resume):
         print(f'     {note}', flush=True)
-    runner = build_runner(config)
+    runner = build_runner(config, Console.QUIET)
     validation = LastValidation()
     runner.register_hook(validation)
     runner.train()

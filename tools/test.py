@@ -6,6 +6,7 @@ from ralamala_mm.apis.visualizer import use_visualization
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (
+    Console,
     build_runner,
     check_output,
     launched_rank,
@@ -14,7 +15,6 @@ from ralamala_mm.engine import (
     runner_parser,
     start_processes,
     use_detection_output,
-    use_progress_line,
     use_segmentation_output,
     use_test_time_augmentation,
 )
@@ -23,7 +23,6 @@ from ralamala_mm.engine import (
 def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     config.load_from = args.checkpoint
-    config.evaluates_only = True
     check_output(config, args.out)
     if args.data:
         # The labels in the weights have their own order; a folder may list the same classes in another.
@@ -35,9 +34,8 @@ def main(args: argparse.Namespace) -> None:
     if args.tta:
         use_test_time_augmentation(config)
     use_checked_loading(config)
-    use_progress_line(config)
     start_processes(config)
-    runner = build_runner(config)
+    runner = build_runner(config, Console.default(), evaluates=True)
     use_detection_output(config, runner, args.out)
     runner.test()
 

@@ -5,6 +5,7 @@ import argparse
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
 from ralamala_mm.engine import (
     RECORDERS,
+    Console,
     add_amp_options,
     build_runner,
     claim_folders,
@@ -17,7 +18,6 @@ from ralamala_mm.engine import (
     start_processes,
     use_amp,
     use_auto_scale_lr,
-    use_progress_line,
     use_recorders,
     use_resume,
 )
@@ -40,9 +40,8 @@ def main(args: argparse.Namespace) -> None:
     use_checked_loading(config)
     use_skipping(config, args.skip_bad_images, starts_list=first)
     use_recorders(config, args.log_to)
-    use_progress_line(config)
     notes = [*resumed, settle_pretrained(config)]
-    runner = build_runner(config)
+    runner = build_runner(config, Console.default())
     for note in filter(None, [report, *notes]):  # after MMEngine's many lines, and in the log file
         runner.logger.info(str(note))
     runner.train()

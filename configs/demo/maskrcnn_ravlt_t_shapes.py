@@ -6,8 +6,8 @@ resize = dict(type='Resize', scale=(80, 80), keep_ratio=True)
 train_pipeline = [*_base_.train_pipeline[:2], resize, *_base_.train_pipeline[2:]]
 test_pipeline = [_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]
 # Loaded by the training's own process: a worker would take more time from its threads than it saves.
-train_dataloader = dict(batch_size=5, num_workers=0, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=10, num_workers=0, dataset=dict(pipeline=test_pipeline))
+train_dataloader = dict(batch_size=5, num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=10, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 epochs = 4
 train_cfg = dict(max_epochs=epochs, val_interval=2)

@@ -18,7 +18,7 @@ from .evaluation import (
 from .launch import check_process_count, launched_rank, start_processes
 from .model import build_model
 from .pretrained import settle_pretrained
-from .progress import use_progress_line
+from .progress import Console
 from .recorders import RECORDERS, use_recorders
 from .resuming import use_resume
 from .runner import DependableRunner, build_runner
@@ -26,9 +26,9 @@ from .saving import checkpoint_folder, claim_folders
 from .work_dir import claim_work_dir
 
 __all__ = [
-    'RECORDERS', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner', 'check_output',
-    'check_process_count', 'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation', 'launched_rank',
-    'keep_operators_in_fp32', 'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained', 'start_processes',
-    'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_progress_line', 'use_recorders', 'use_resume',
+    'RECORDERS', 'Console', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner',
+    'check_output', 'check_process_count', 'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation',
+    'launched_rank', 'keep_operators_in_fp32', 'load_config', 'prepare_config', 'run', 'runner_parser', 'settle_pretrained',
+    'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_recorders', 'use_resume',
     'use_segmentation_output', 'use_test_time_augmentation',
 ]

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from enum import Enum, auto
 from numbers import Real
 from types import FrameType
 from typing import TextIO
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -33,17 +33,26 @@ LIBRARIES = ('faster_coco_eval', 'mmcv', 'mmdet', 'mmengine', 'mmseg', 'pycocoto
 _LIBRARY_FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))
 
 
-def use_progress_line(config: Config) -> None:
-    """On a terminal, shows a run as one line that is rewritten, and only those log lines that are news.
+class Console(Enum):
+    """What a run shows on its console; its log file has everything."""
 
-    Where the output goes to a file, MMEngine's lines are left as they are; its log file has all of them in any case.
+    LOG = auto()  # MMEngine's lines
+    PROGRESS = auto()  # progress, and those log lines that are news
+    QUIET = auto()  # progress and errors
+    ERRORS = auto()
 
-    Args:
-        config: changed in place.
-    """
-    if sys.stdout.isatty():
-        config.custom_hooks = [*(config.get('custom_hooks') or []), dict(type='ProgressHook')]
-        config.progress_line = True
+    @classmethod
+    def default(cls) -> 'Console':
+        """One line of progress on a terminal; MMEngine's lines where the output goes to a file."""
+        return cls.PROGRESS if sys.stdout.isatty() else cls.LOG
+
+    @property
+    def shows_progress(self) -> bool:
+        return self in (Console.PROGRESS, Console.QUIET)
+
+    @property
+    def shows_news(self) -> bool:
+        return self in (Console.LOG, Console.PROGRESS)
 
 
 class ConsoleFilter(logging.Filter):

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from ralamala_mm.errors import UserError
 
 from .loops import ContinuingEpochLoop, ContinuingIterLoop
 from .non_finite import NonFiniteHook
-from .progress import ConsoleFilter, libraries_to_log
+from .progress import Console, ConsoleFilter, ProgressHook, libraries_to_log
 from .records import DependableLocalVisBackend
 from .resuming import ValidationHook
 from .sampling import continuing_loader
@@ -48,9 +49,19 @@ class DependableRunner(MMEngineRunner):
     """A Runner that loses nothing of a training, reads checkpoints without running code, and refuses weights that do not fit.
 
     A training's config may set `non_finite`: see `NonFiniteHook`; 'off' leaves losses and gradients unwatched.
+
+    Args:
+        args: those of MMEngine's Runner.
+        console: what is shown of the run.
+        evaluates: whether it is for `test()` alone.
+        kwargs: those of MMEngine's Runner.
     """
 
     stop_reason = Stop.NO
+
+    def __init__(self, *args, console: Console = Console.LOG, evaluates: bool = False, **kwargs):
+        self._console, self._evaluates = console, evaluates
+        super().__init__(*args, **kwargs)
 
     @property
     def iter(self) -> int:
@@ -64,7 +75,7 @@ class DependableRunner(MMEngineRunner):
 
     def dump_config(self) -> None:
         """Writes the config to the work directory; that of an evaluation beside its log, as the training's may lie there."""
-        if not self.cfg.get('evaluates_only'):
+        if not self._evaluates:
             super().dump_config()
             return
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
@@ -78,7 +89,7 @@ class DependableRunner(MMEngineRunner):
             default_hooks['checkpoint'] = dict(checkpoint, type=DependableCheckpointHook)
         with self._library_output():
             super().register_hooks(default_hooks, custom_hooks)
-        if self._train_dataloader is None or self.cfg.get('evaluates_only'):
+        if self._train_dataloader is None or self._evaluates:
             return
         self.register_hook(StopHook())  # ahead of the validation that may be made up for
         self.register_hook(ValidationHook())
@@ -177,29 +188,22 @@ class DependableRunner(MMEngineRunner):
         self._gradients = {}
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Builds the logger.
-
-        `quiet_console = True` in the config leaves the console to a progress display and errors, `progress_line = True` to news
-        beside them.
-        """
+        """Builds the logger, which shows on the console what was asked for."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 continue
-            if self.cfg.get('quiet_console'):
+            if not self._console.shows_news:
                 handler.addFilter(ConsoleFilter(theirs=logging.ERROR, ours=logging.WARNING))
-            elif self.cfg.get('progress_line') and self.cfg.get('evaluates_only'):
-                handler.addFilter(ConsoleFilter(libraries=['mmengine']))  # the metrics' tables are what an evaluation is for
-            elif self.cfg.get('progress_line'):
-                handler.addFilter(ConsoleFilter())
+            elif self._console.shows_progress:  # the metrics' tables are what an evaluation is for
+                handler.addFilter(ConsoleFilter(libraries=['mmengine']) if self._evaluates else ConsoleFilter())
         return logger
 
     def _library_output(self) -> AbstractContextManager:
         """A block within which what libraries print and warn of goes to the log file, but for the tables of test.py."""
-        quiet = self.cfg.get('quiet_console', False)
-        if not quiet and not self.cfg.get('progress_line'):
+        if self._console is Console.LOG:
             return nullcontext()
-        return libraries_to_log(self.logger, prints=quiet or not self.cfg.get('evaluates_only'))
+        return libraries_to_log(self.logger, prints=not (self._console.shows_news and self._evaluates))
 
     def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False,
                         revise_keys: list | None = None) -> dict:
@@ -282,8 +286,13 @@ def _resolved(registry: Registry, kind: object) -> object:
     return registry.get(kind) if isinstance(kind, str) else kind
 
 
-def build_runner(config: Config) -> MMEngineRunner:
+def build_runner(config: Config, console: Console = Console.LOG, evaluates: bool = False) -> MMEngineRunner:
     """The config's own `runner_type` if it names one, MMEngine's for a `strategy` such as FSDP's, else ours.
+
+    Args:
+        config: of the whole run.
+        console: what is shown of the run; other runners than ours show MMEngine's lines too.
+        evaluates: whether the runner is for `test()` alone, so that nothing watches a training.
 
     Raises:
         UserError: the weights to start from are not there, or there is no GPU for the strategy.
@@ -295,5 +304,13 @@ def build_runner(config: Config) -> MMEngineRunner:
         if not torch.cuda.is_available():
             raise UserError(f'strategy {config.strategy.get("type")} shards a model over GPUs, and torch sees none here: leave '
                             'strategy out of the config')
-        return FlexibleRunner.from_cfg(config)
-    return RUNNERS.build(config) if 'runner_type' in config else DependableRunner.from_cfg(config)
+        runner = FlexibleRunner.from_cfg(config)
+    elif 'runner_type' in config:
+        runner = RUNNERS.build(config)
+    else:
+        # MMEngine's classmethod takes a config apart, and calls what it was called on with the parts.
+        make = partial(DependableRunner, console=console, evaluates=evaluates)
+        runner = DependableRunner.from_cfg.__func__(make, config)
+    if console.shows_progress:
+        runner.register_hook(ProgressHook())
+    return runner

@@ -18,8 +18,11 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner, log_processor
 from toy_training import ToyDataset, run_toy, toy_config
 
-from ralamala_mm.engine import progress
-from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, libraries_to_log, use_progress_line
+from ralamala_mm.engine import Console, build_runner, progress
+from ralamala_mm.engine.non_finite import NonFiniteHook
+from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, libraries_to_log
+from ralamala_mm.engine.resuming import ValidationHook
+from ralamala_mm.engine.stopping import StopHook
 
 GIB = 2**30
 
@@ -153,12 +156,22 @@ def test_metrics(metrics: dict, shown: str, capsys: pytest.CaptureFixture):
 
 
 @pytest.mark.parametrize('is_terminal', [True, False])
-def test_where_it_is_used(is_terminal: bool, monkeypatch: pytest.MonkeyPatch):
+def test_where_it_is_used(is_terminal: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr('sys.stdout.isatty', lambda: is_terminal)
-    config = Config(dict(custom_hooks=[dict(type='EMAHook')]))
-    use_progress_line(config)
-    assert [hook.type for hook in config.custom_hooks] == ['EMAHook', 'ProgressHook'][:1 + is_terminal]
-    assert config.get('progress_line', False) == is_terminal
+    runner = build_runner(toy_config(tmp_path), Console.default())
+    assert any(isinstance(hook, ProgressHook) for hook in runner.hooks) == is_terminal
+    assert 'ProgressHook' not in runner.cfg.pretty_text  # a config that is dumped says nothing of where it was run
+
+
+def test_a_config_that_an_evaluation_dumped_trains_as_any_other(tmp_path: Path):
+    evaluation = build_runner(toy_config(tmp_path), Console.QUIET, evaluates=True)
+    (dumped,) = tmp_path.glob('*/config.py')
+    config = Config.fromfile(dumped)
+    config.merge_from_dict(dict(experiment_name='after', evaluates_only=True))  # as older ones dumped it
+    training = build_runner(config)
+    watching = {StopHook, ValidationHook, NonFiniteHook}
+    assert watching & set(map(type, evaluation.hooks)) == set()
+    assert watching <= set(map(type, training.hooks))
 
 
 def log(filtered: logging.Filter, commands: dict[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation,
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.datasets.walking import datasets_of
 from ralamala_mm.engine import (
+    Console,
     add_amp_options,
     build_runner,
     drop_validation,
@@ -41,13 +42,12 @@ def main(args: argparse.Namespace) -> None:
     settle_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it
-    config.quiet_console = True
     if not args.val_images:
         drop_validation(config)
     for _, dataset in datasets_of(config, ['val']):
         dataset.indices = args.val_images  # the first so many
     start_processes(config)
-    runner = build_runner(config)
+    runner = build_runner(config, Console.ERRORS)
 
     training = measure_training(runner, args.iterations)
     loader = config.train_dataloader

@@ -13,7 +13,7 @@ model = dict(
         bbox_head=dict(in_channels=width, conv_out_channels=width, fc_out_channels=width),
         mask_roi_extractor=dict(out_channels=width),
         mask_head=dict(in_channels=width, conv_out_channels=width)))
-train_dataloader = dict(batch_size=2, num_workers=2)
+train_dataloader = dict(batch_size=2, num_workers=2, persistent_workers=True)
 val_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=4, val_interval=2)
