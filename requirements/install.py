@@ -237,6 +237,10 @@ class Installer:
         """Installs torch: for the CPU from PyTorch's own index if it can be reached, otherwise from pip's."""
         python = self.environment_python()
         release, _, label = (self.torch or default_torch(python)).partition('+')
+        numbers = re.match(r'(\d+)\.(\d+)', release)
+        if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_TORCH:
+            raise InstallError('TORCH={} is not a version of torch from {} on, such as {}'.format(
+                self.torch, version_text(OLDEST_TORCH), default_torch(python)))
         if self.gpus and not label:
             self.check_gpus(release)
         label = label or ('' if self.cuda else 'cpu')

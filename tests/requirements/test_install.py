@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,16 @@ def test_where_torch_comes_from(install: ModuleType, no_gpu: None, monkeypatch: 
     installer.fetch_torch()
     assert called == [arguments]
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('asked', ['2.0.1', '1.13.1+cu117', 'newest'])
+def test_a_torch_that_is_too_old_is_not_fetched(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch,
+                                                tmp_path: Path, asked: str):
+    installer = install.Installer('upstream', tmp_path, asked)
+    monkeypatch.setattr(installer, 'environment_python', lambda: (3, 11))
+    monkeypatch.setattr(installer, 'pip', lambda what, *words: pytest.fail('something was fetched'))
+    with pytest.raises(install.InstallError, match=rf'TORCH={re.escape(asked)} is not a version of torch from 2\.1 on, such as'):
+        installer.fetch_torch()
 
 
 @pytest.mark.parametrize(('report', 'code', 'message', 'brings'), [
