@@ -95,7 +95,9 @@ def check_devices() -> str:
 
 if __name__ == '__main__':
     works_on = check_devices()
-    if '--operators-only' not in sys.argv:
+    if '--operators-only' in sys.argv:
+        print(f'yes, on {works_on} (torch {torch.__version__})')
+    else:
         import mmcv
         import mmdet
         import mmengine

@@ -117,6 +117,7 @@ class Installer:
         tools = ['--requirement', str(REQUIREMENTS / 'tests.txt'), '--requirement', str(REQUIREMENTS / 'docs.txt')]
         if dependencies_only:
             self.pip('test tools', *tools)
+            self.prove('--operators-only')
             return
         # By a path: a folder of this name, as a clone's, would hide a package that an import hook of setuptools stands for.
         self.pip('ralamala_mm and test tools', '--no-build-isolation', '--config-settings', 'editable_mode=compat',
@@ -339,10 +340,17 @@ class Installer:
             raise InstallError('mmcv was not built, for the reason above')
         return wheel
 
-    def prove(self) -> None:
-        """Runs mmcv's operators; replaces an OpenCV that wants a display by the one that does not."""
+    def prove(self, *options: str) -> None:
+        """Runs mmcv's operators; replaces an OpenCV that wants a display by the one that does not.
+
+        Args:
+            options: of check_stack.py.
+
+        Raises:
+            InstallError: they do not work; the text says why.
+        """
         print('Proving that mmcv\'s operators work … ', end='', flush=True)
-        command = [str(self.python), str(REQUIREMENTS / 'check_stack.py')]
+        command = [str(self.python), str(REQUIREMENTS / 'check_stack.py'), *options]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if 'libGL' in result.stdout or 'libgthread' in result.stdout or 'libxcb' in result.stdout:
             print('OpenCV wants a display here; taking opencv-python-headless instead')
