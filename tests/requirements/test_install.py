@@ -227,6 +227,19 @@ def test_a_torch_that_cannot_use_the_gpu(requirements: dict[str, ModuleType], in
         installer.check_cuda('2.15.0')
 
 
+@pytest.mark.parametrize(('dependencies_only', 'options'), [(True, ('--operators-only',)), (False, ())])
+def test_what_is_installed_is_proved(install: ModuleType, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                     dependencies_only: bool, options: tuple):
+    """In a container's first layer too: with an OpenCV that wants a display the next one would take mmcv for broken."""
+    installer, proved = install.Installer('upstream', tmp_path, None), []
+    for step in ('check_disk', 'make_environment', 'check_python', 'check_other_stack', 'install_torch', 'pip', 'install_stack'):
+        monkeypatch.setattr(installer, step, lambda *_: None)
+    monkeypatch.setattr(installer, 'prove', lambda *given: proved.append(given))
+    installer.run(dependencies_only)
+    assert proved == [options]
+    assert (tmp_path / install.MARKER).exists() != dependencies_only
+
+
 def test_no_compiler(call: Callable, tmp_path: Path):
     result = call('python', REQUIREMENTS / 'mmcv_wheel.py', 'mmcv==2.1.0', CXX='no-such-compiler', XDG_CACHE_HOME=str(tmp_path))
     assert result.returncode == 1
