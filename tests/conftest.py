@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Call, run_all
 
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')  # before the kernels are defined
@@ -35,11 +36,21 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def call() -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a command in the repository's root with this environment's Python; both streams are kept."""
+def call(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a command in the repository's root with this environment's Python; both streams are kept.
+
+    Tools are forked from a process that has imported the stack, unless environment variables are given, which libraries may
+    read while they are imported.
+    """
 
     def run(*command: object, cwd: Path = ROOT, timeout: int = 600, **variables: str) -> subprocess.CompletedProcess:
         words = [sys.executable if word == 'python' else str(word) for word in command]
+        is_tool = command[0] == 'python' and words[1].endswith('.py') and Path(cwd, words[1]).is_relative_to(ROOT / 'tools')
+        if is_tool and not variables:
+            (outcome,) = run_all([Call(words[1:], str(tmp_path_factory.mktemp('streams')), cwd=str(cwd))], timeout)
+            if outcome.code is None:
+                raise subprocess.TimeoutExpired(words, timeout, outcome.stdout, outcome.stderr)
+            return subprocess.CompletedProcess(words, outcome.code, outcome.stdout, outcome.stderr)
         environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '2'), **variables)
         return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 

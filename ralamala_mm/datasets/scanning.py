@@ -132,6 +132,8 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
     except BrokenProcessPool as error:
         at = [dataset.get_data_info(i) for i in current if i != _IDLE]
         raise WorkerKilledError([str(sample.get('img_path') or sample.get('seg_map_path')) for sample in at]) from error
+    else:
+        pool.shutdown()  # waited for, or Python's exit may find its pipes closed and print frames
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         progress.end()
