@@ -27,7 +27,7 @@ OLDEST_TORCH = (2, 1)
 PYTHONS = ((3, 10), (3, 14))
 # Free space that the environment and the build of mmcv need.
 CPU_GIB, CUDA_GIB = 5, 12
-# The oldest torch whose builds on the index have CUDA 13, and the oldest GPUs that CUDA 13 compiles for.
+# The oldest torch that the index has with CUDA 13, and the oldest GPUs that CUDA 13 compiles for.
 CUDA_13_TORCH, CUDA_13_CAPABILITY = (2, 11), (7, 5)
 MARKER = 'ralamala-install.json'
 

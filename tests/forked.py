@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,6 @@ def run_all(calls: Sequence[Call], limit: float = 60, at_once: int = 2) -> list[
     assert answer, 'the process that forks has ended; its messages are above'
     return [Outcome(code, seconds, *(Path(call.folder, name).read_text(errors='replace') for name in ('stdout', 'stderr')))
             for call, (code, seconds) in zip(calls, json.loads(answer), strict=True)]
-
-
-_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
 
 
 @cache

@@ -63,7 +63,7 @@ class NonFiniteHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         wrong_losses = non_finite_names({name: value for name, value in (outputs or {}).items()
-                                    if 'loss' in name and isinstance(value, Tensor)})
+                                         if 'loss' in name and isinstance(value, Tensor)})
         if not wrong_losses and not self._wrong_gradients:
             if self._updated:  # not while gradients are added up, among which a wrong one may be
                 self._in_a_row = 0
