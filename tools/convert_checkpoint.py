@@ -4,24 +4,31 @@ import argparse
 import warnings
 from pathlib import Path
 
-from ralamala_mm import MALA, RAVLT
+from mmengine.registry import MODELS
+
+from ralamala_mm.checkpoints import RecordedBackbone
 from ralamala_mm.checkpoints.convert import Findings, inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import backbone_weights, load_weights
 from ralamala_mm.datasets.classes import set_num_classes
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def build_matching(findings: Findings) -> tuple[object, dict]:
     """The model that the file is of, and the file's entries as that model names them."""
-    family = (findings.family or 'RAVLT').lower()
+    family = findings.family or next(iter(FAMILIES))  # the names and shapes of all are the same
     if findings.head is None:
-        backbone = {'ravlt': RAVLT, 'mala': MALA}[family](findings.size)
+        backbone = MODELS.get(family)(findings.size, linear_stages=findings.linear_stages)
         return backbone, backbone_weights(findings.weights, None)
-    (path, *_) = sorted((ROOT / 'configs').glob(f'{findings.head.name}_{family}_{findings.size}*.py'))
+    pattern = f'{findings.head.name}_{family.lower()}_{findings.size}*.py'
+    path = next(iter(sorted((ROOT / 'configs').glob(pattern))), None)
+    if path is None:
+        raise UserError(f'there is no configs/{pattern} to compare a {findings.head.title} of this backbone with')
     config = load_config(str(path))
+    config.model.backbone.linear_stages = findings.linear_stages
     set_num_classes(config.model, findings.head.num_classes)
     print(f'Compared with {path.relative_to(ROOT)}, {findings.head.num_classes} classes.')
     return build_model(config), findings.weights
@@ -30,10 +37,12 @@ def build_matching(findings: Findings) -> tuple[object, dict]:
 def main(args: argparse.Namespace) -> None:
     if args.output.exists() and args.output.resolve() == Path(args.input).resolve():
         raise UserError('OUT is IN: name another file to write')
-    findings = inspect_checkpoint(args.input, family=args.backbone and args.backbone.upper())
+    names = {name.lower(): name for name in FAMILIES}
+    findings = inspect_checkpoint(args.input, family=args.backbone and names[args.backbone])
     print(f'{args.input}: {findings}.')
     model, weights = build_matching(findings)
-    report = load_weights(model, weights, args.input, family=findings.family, complete=findings.head is not None)
+    report = load_weights(model, weights, args.input, recorded=RecordedBackbone(findings.family, findings.linear_stages),
+                          complete=findings.head is not None)
     print(report)
     kept = {key: value for key, value in weights.items() if key in model.state_dict()}
     write_clean(findings, kept, args.input, args.output)
@@ -45,7 +54,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('input', metavar='IN', help='path or URL of a checkpoint')
     parser.add_argument('output', metavar='OUT', type=Path, help='file to write')
-    parser.add_argument('--backbone', choices=['ravlt', 'mala'], help='for files that do not say which they are of')
+    parser.add_argument('--backbone', choices=[name.lower() for name in FAMILIES],
+                        help='for files that do not say which they are of')
     add_trust_option(parser)
     parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

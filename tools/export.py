@@ -18,6 +18,7 @@ from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import any_family
 from ralamala_mm.files import check_folder, write_in_one_move
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2', 'torchscript': '.pt'}
@@ -36,7 +37,7 @@ def build(args: argparse.Namespace) -> nn.Module:
         return load_model(config, args.checkpoint, 'cpu')
     model = build_model(config)
     if not isinstance(getattr(model, 'backbone', None), HybridVisionTransformer):
-        raise UserError(f'--backbone-only exports a RAVLT or MALA, and the backbone of {args.config} is neither')
+        raise UserError(f'--backbone-only exports a {any_family()}, and the backbone of {args.config} is not one')
     if args.checkpoint:
         print(load_backbone_checkpoint(model.backbone, args.checkpoint))
     return model

@@ -1,7 +1,7 @@
 """Where a pixel looks: the weight of each token in the output of one token, for the attentions of the papers and others.
 
-Every attention here is out_i = Σ_j w_ij v_j; of linear attention the L×L weights are never formed, and are written out here
-for one i. Shapes: N heads, L = H·W tokens, D channels per head.
+Every attention here is out_i = Σ_j w_ij v_j, its weights not depending on v; of linear attention the L×L weights are never
+formed, and are found here for one i. Shapes: N heads, L = H·W tokens, D channels per head.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import write_in_one_move
-from ralamala_mm.ops import RotaryTable
+from ralamala_mm.ops import ATTENTIONS, RotaryTable
 from ralamala_mm.ops.naive import feature_map, rotate
-from ralamala_mm.ops.precision import EPSILON
 
-TITLES = {'rala': 'RALA', 'mala': 'MALA', 'softmax_attention': 'softmax, same q, k', 'linear': 'plain linear, same q, k'}
+TITLES = {'softmax_attention': 'softmax, same q, k', 'linear': 'plain linear, same q, k'}  # others by their names
 
 
 @dataclass
@@ -49,7 +48,7 @@ def capture(backbone: nn.Module, image: Tensor, blocks: Sequence[tuple[int, int]
     """Runs the backbone and keeps what the attentions of some blocks get.
 
     Args:
-        backbone: a `RAVLT` or `MALA` in evaluation mode.
+        backbone: a `HybridVisionTransformer` in evaluation mode.
         image: `[1, 3, H, W]`, normalised.
         blocks: stage and place of each block, from 0.
 
@@ -85,26 +84,22 @@ def scores(kind: str, q: Tensor, k: Tensor, rotary: RotaryTable, token: int) -> 
     """Weights of all tokens in the output of one, `[N, L]`.
 
     Args:
-        kind: 'rala', 'mala', 'softmax_attention', or 'linear' for φ(q_i)·φ(k_j) / Σ_j φ(q_i)·φ(k_j), without rotary position.
+        kind: a name in `ops.ATTENTIONS`, or 'linear' for φ(q_i)·φ(k_j) / Σ_j φ(q_i)·φ(k_j), without rotary position.
         q: `[N, L, D]`.
         k: `[N, L, D]`.
         rotary: the turns of the grid.
         token: which one, i.
     """
-    scale, length = q.shape[-1] ** -0.5, q.shape[-2]
     if kind == 'softmax_attention':
-        return (scale * _row(rotate(q, rotary), rotate(k, rotary), token)).softmax(dim=-1)
-    q, k = feature_map(q), feature_map(k)
+        return (q.shape[-1] ** -0.5 * _row(rotate(q, rotary), rotate(k, rotary), token)).softmax(dim=-1)
     if kind == 'linear':
-        weights = _row(q, k, token)
+        weights = _row(feature_map(q), feature_map(k), token)
         return weights / weights.sum(dim=-1, keepdim=True)
-    if kind == 'rala':
-        k = length * (scale * k @ q.mean(dim=-2).unsqueeze(-1)).softmax(dim=-2) * k  # [N, L, D]
-        normaliser = _row(q, k.mean(dim=-2, keepdim=True), token) + EPSILON  # [N, 1]
-        return _row(rotate(q, rotary), rotate(k, rotary), token) / length / normaliser
-    magnitude = scale * _row(q, k.mean(dim=-2, keepdim=True), token)  # [N, 1]
-    products = scale * _row(rotate(q, rotary), rotate(k, rotary), token) / length
-    return products * (1 + 1 / (magnitude + EPSILON)) - magnitude / length
+    with torch.enable_grad():  # w_ij is the derivative of out_i by v_j, in any channel
+        v = torch.zeros_like(q, requires_grad=True)
+        out = ATTENTIONS[kind](q[None], k[None], v[None], rotary)[0]
+        (gradient,) = torch.autograd.grad(out[:, token, 0].sum(), v)
+    return gradient[..., 0]
 
 
 def _row(q: Tensor, k: Tensor, token: int) -> Tensor:
@@ -160,7 +155,8 @@ def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[t
             axes.imshow(share, cmap='inferno', alpha=0.65, extent=(-0.5, right, bottom, -0.5), vmin=0, vmax=1)
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
             spread = spread_of(weights.flatten())
-            axes.set_title(f'{TITLES[kind]}\npeak {spread["peak"]:.1f}× the average, on {spread["tokens"]:.0f} of '
+            title = TITLES.get(kind, kind.upper())
+            axes.set_title(f'{title}\npeak {spread["peak"]:.1f}× the average, on {spread["tokens"]:.0f} of '
                            f'{weights.numel()} tokens', fontsize=8)
         for axes in line:
             axes.plot(*point, marker='+', color='deepskyblue', markersize=11, markeredgewidth=2)

@@ -20,6 +20,7 @@ from .attention_maps import BlockInputs
 
 THRESHOLD = 0.01  # singular values below this part of the largest do not count
 PLAIN, ROTARY = 'plain linear', 'plain linear with rotary'
+BUFFERED = ('rala', 'mala', PLAIN, ROTARY)  # attentions whose buffer is known here
 MATRICES = ('buffer', 'attended', 'gated')
 
 
@@ -45,7 +46,7 @@ def rank_of(matrices: Tensor, threshold: float = THRESHOLD) -> Rank:
 
 
 def buffer(kind: str, q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
-    """The k·v buffer `[N, D, D]`, up to its scale; kind is 'rala', 'mala', `PLAIN` or `ROTARY`."""
+    """The k·v buffer `[N, D, D]`, up to its scale; kind is one of `BUFFERED`."""
     q, k = feature_map(q), feature_map(k)
     if kind == 'rala':
         k = (q.shape[-1] ** -0.5 * k @ q.mean(dim=-2).unsqueeze(-1)).softmax(dim=-2) * q.shape[-2] * k
@@ -61,7 +62,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, rotary, turned: bool = Fals
 
 def block_ranks(inputs: BlockInputs, threshold: float = THRESHOLD) -> dict[str, dict[str, Rank]]:
     """By attention and matrix: the buffer (mean over heads), the attended tokens `[L, C]` of all heads, and these with
-    the local term and the gate, as the projection gets them."""
+    the local term and the gate, as the projection gets them. The buffer only of those in `BUFFERED`."""
     q, k, v, rotary, module = inputs.q, inputs.k, inputs.v, inputs.rotary, inputs.module
     own = module.attention
     outputs = {own: ATTENTIONS[own](q[None], k[None], v[None], rotary)[0], PLAIN: plain_attention(q, k, v, rotary),
@@ -72,8 +73,10 @@ def block_ranks(inputs: BlockInputs, threshold: float = THRESHOLD) -> dict[str, 
         on_grid = merged.T.reshape(inputs.value_map.shape)
         with torch.no_grad():
             gated = module.mix(on_grid, inputs.value_map, inputs.gate)[0].flatten(1).T
-        found[kind] = dict(buffer=rank_of(buffer(kind, q, k, v, rotary), threshold), attended=rank_of(merged, threshold),
-                           gated=rank_of(gated, threshold))
+        matrices = dict(attended=merged, gated=gated)
+        if kind in BUFFERED:
+            matrices = dict(buffer=buffer(kind, q, k, v, rotary), **matrices)
+        found[kind] = {name: rank_of(matrix, threshold) for name, matrix in matrices.items()}
     return found
 
 
@@ -94,7 +97,8 @@ def as_table(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], threshold:
              f'{"":22}{"":28}' + ''.join(f'{matrix:>22}' for matrix in MATRICES)]
     for name, by_kind in ranks:
         for kind, found in by_kind.items():
-            cells = ''.join(f'{f"{found[m].numerical:.1f} / {found[m].effective:.1f} of {found[m].full}":>22}' for m in MATRICES)
+            texts = {m: f'{rank.numerical:.1f} / {rank.effective:.1f} of {rank.full}' for m, rank in found.items()}
+            cells = ''.join(f'{texts.get(m, "–"):>22}' for m in MATRICES)
             lines.append(f'{name:22}{kind:28}{cells}')
     return '\n'.join(lines)
 
@@ -107,14 +111,15 @@ def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Pa
     grid = figure.subplots(len(ranks), len(MATRICES), squeeze=False)
     for line, (name, by_kind) in zip(grid, ranks, strict=True):
         for axes, matrix in zip(line, MATRICES, strict=True):
-            for kind, found in by_kind.items():
-                rank = found[matrix]
+            of_kinds = {kind: found[matrix] for kind, found in by_kind.items() if matrix in found}
+            for kind, rank in of_kinds.items():
                 axes.semilogy(range(1, len(rank.spectrum) + 1), [max(value, 1e-9) for value in rank.spectrum],
                               linestyle='-' if 'plain' not in kind else ('--' if kind == PLAIN else ':'),
                               label=f'{kind.upper() if "plain" not in kind else kind}: {rank.numerical:.1f}, '
                                     f'effective {rank.effective:.1f}')
             axes.axhline(threshold, color='gray', linewidth=0.8)
-            axes.set(title=f'{name}: {matrix}, of {rank.full}', ylim=(1e-5, 1.5), xlabel='singular value, in order')
+            axes.set(title=f'{name}: {matrix}, of {by_kind[PLAIN][matrix].full}', ylim=(1e-5, 1.5),
+                     xlabel='singular value, in order')
             axes.legend(fontsize=7)
             axes.grid(alpha=0.3)
         line[0].set_ylabel('part of the largest')

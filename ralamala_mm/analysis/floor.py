@@ -29,13 +29,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ralamala_mm.backbones.hybrid import LINEAR_STAGES
-from ralamala_mm.variants import NUM_STAGES, Variant
+from ralamala_mm.families import FAMILIES, LINEAR_STAGES, NUM_STAGES, Variant
 
-# Maps of B·L·C elements that an attention moves, forward and backward.
-_ATTENTION_MAPS = {'softmax_attention': (4, 8), 'rala': (5, 9), 'mala': (4, 7)}
-# Products of each token with a vector: scores, mean key and normaliser of RALA; magnitude of MALA.
-_VECTOR_PRODUCTS = {'rala': 3, 'mala': 1}
+_SOFTMAX_MAPS = (4, 8)  # of B·L·C elements, forward and backward
 _MATMUL_SIZE = {'cpu': (4096, 512, 512), 'cuda': (8192, 8192, 8192)}  # rows, inner size, columns
 _COPY_BYTES = {'cpu': 2 ** 28, 'cuda': 2 ** 31}
 
@@ -92,25 +88,30 @@ def _op(part: str, name: str, element_size: int, multiply_adds: int, maps: tuple
 
 def attention_op(kind: str, batch: int, heads: int, length: int, head_dim: int, element_size: int, part: str = '',
                  repeats: int = 1) -> Op:
-    """One attention of `ops.ATTENTIONS` on q, k, v of `[batch, heads, length, head_dim]`."""
+    """Softmax attention, or the linear attention of a family, on q, k, v of `[batch, heads, length, head_dim]`."""
     map_size = batch * heads * length * head_dim
     softmax = kind == 'softmax_attention'
-    per_element = 2 * length if softmax else 2 * head_dim + _VECTOR_PRODUCTS[kind]
-    forward, backward = _ATTENTION_MAPS[kind]
+    if softmax:
+        per_element, (forward, backward) = 2 * length, _SOFTMAX_MAPS
+    else:
+        (cost,) = {family.cost for family in FAMILIES.values() if family.linear_attention == kind}
+        per_element, forward, backward = 2 * head_dim + cost.vector_products, cost.forward_maps, cost.backward_maps
     return _op(part, 'attention', element_size, per_element * map_size, (forward * map_size, backward * map_size),
                repeats=repeats, backward_factor=2.5 if softmax else 2)
 
 
 def count_backbone(linear_attention: str, variant: Variant, shape: tuple[int, int, int, int], element_size: int,
-                   out_indices: Sequence[int] = range(NUM_STAGES)) -> list[Op]:
+                   out_indices: Sequence[int] = range(NUM_STAGES),
+                   linear_stages: Sequence[int] = LINEAR_STAGES) -> list[Op]:
     """Every op of a backbone, part by part in the order in which data meets them.
 
     Args:
-        linear_attention: 'rala' or 'mala', the attention of the first two stages.
+        linear_attention: the attention of the stages `linear_stages`, such as 'rala'.
         variant: its size.
         shape: of the image, `[batch, channels, height, width]`.
         element_size: bytes per element of maps and weights, 4 for fp32 and 2 for fp16.
         out_indices: stages whose maps are returned.
+        linear_stages: those of the others have softmax attention.
     """
     batch, in_channels, *grid = shape
     ops = []
@@ -125,7 +126,8 @@ def count_backbone(linear_attention: str, variant: Variant, shape: tuple[int, in
     for i in range(last + 1):
         channels, length = variant.embed_dims[i], grid[0] * grid[1]
         map_size = batch * length * channels
-        ops += count_blocks(linear_attention, variant, i, batch, length, element_size)
+        attention = linear_attention if i in linear_stages else 'softmax_attention'
+        ops += count_blocks(attention, variant, i, batch, length, element_size)
         if i in out_indices:
             ops.append(_op(f'stage {i + 1}', 'output norm', element_size, 0,
                            _maps(map_size, map_size, joins=map_size if i < last else 0), 2 * channels))
@@ -137,14 +139,13 @@ def count_backbone(linear_attention: str, variant: Variant, shape: tuple[int, in
     return ops
 
 
-def count_blocks(linear_attention: str, variant: Variant, stage: int, batch: int, length: int, element_size: int) -> list[Op]:
+def count_blocks(attention: str, variant: Variant, stage: int, batch: int, length: int, element_size: int) -> list[Op]:
     """The ops of all blocks of stage 0 to 3 on `length` tokens."""
     channels, heads = variant.embed_dims[stage], variant.num_heads[stage]
     hidden = int(channels * variant.mlp_ratio)
     part, repeats = f'stage {stage + 1}', variant.depths[stage]
     x, h = batch * length * channels, batch * length * hidden  # elements of a map and of one of the hidden width
-    attention = attention_op(linear_attention if stage in LINEAR_STAGES else 'softmax_attention',
-                             batch, heads, length, channels // heads, element_size, part, repeats)
+    op = attention_op(attention, batch, heads, length, channels // heads, element_size, part, repeats)
     rows = [  # multiply-adds, elements of maps moved, parameters; in the order of `Block.forward`
         ('pos', 9 * x, _maps(x, x), 10 * channels),
         ('norm1, qkvo', 4 * x * channels, _maps(x, 4 * x), 4 * channels ** 2 + 6 * channels),
@@ -156,7 +157,7 @@ def count_blocks(linear_attention: str, variant: Variant, stage: int, batch: int
     ]
     ops = [_op(part, name, element_size, multiply_adds, maps, parameters, repeats)
            for name, multiply_adds, maps, parameters in rows]
-    return [*ops[:2], attention, *ops[2:]]
+    return [*ops[:2], op, *ops[2:]]
 
 
 def floor_seconds(ops: Sequence[Op], rates: Rates, backward: bool) -> float:

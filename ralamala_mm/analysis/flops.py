@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ralamala_mm.backbones.hybrid import LINEAR_STAGES
 from ralamala_mm.errors import UserError
 
 DETECTION_SHAPE, SEGMENTATION_SHAPE = (800, 1280), (512, 2048)  # height, width; the papers' tables
@@ -31,8 +30,8 @@ class Cost:
     parameters: int
     backbone: int  # convolutions
     heads: int  # neck and heads
-    linear_attention: int  # products of activations in stages 1–2
-    softmax_attention: int  # in stages 3–4
+    linear_attention: int  # products of activations, in its `linear_stages`
+    softmax_attention: int  # in the others
 
     @property
     def published_kind(self) -> int:
@@ -97,7 +96,7 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> Cost:
         _, in_heads = count(neck_and_heads)
     products = {stage: sum(flops for operator, flops in operators.items() if 'convolution' not in operator)
                 for stage in range(4) if (operators := in_backbone.get(f'{type(model.backbone).__name__}.layers.{stage}'))}
-    linear = sum(flops for stage, flops in products.items() if stage in LINEAR_STAGES)
+    linear = sum(flops for stage, flops in products.items() if stage in getattr(model.backbone, 'linear_stages', ()))
     softmax = sum(products.values()) - linear
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),

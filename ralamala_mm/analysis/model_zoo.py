@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ralamala_mm.variants import VARIANTS
+from ralamala_mm.families import VARIANTS
 
 from .flops import Cost
 

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
 
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import LINEAR_STAGES, NUM_STAGES, any_family, family_of, resolve_variant
 from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
-from ralamala_mm.variants import NUM_STAGES, resolve_variant
 
 from .floor import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
-from .workloads import MODES, NO_PATH, Task, Workload, is_hybrid, load_subject, prepare
+from .workloads import MODES, NO_PATH, Task, Workload, load_subject, prepare
 
 WARM_UPS, WARM_UPS_OF_GPU_OR_COMPILER = 1, 3
 ELEMENT_SIZE = dict(float32=4, float16=2, bfloat16=2)  # bytes
@@ -171,17 +170,21 @@ def floor_of(task: Task, rates: Rates) -> float | None:
 
 
 def subject_ops(subject: str, shape: tuple[int, int, int, int], element_size: int, stage: int | None = None) -> list[Op]:
-    """The ops of a config's RAVLT or MALA on images `[B, C, H, W]`; of one stage, those of its blocks.
+    """The ops of a config's backbone on images `[B, C, H, W]`; of one stage, those of its blocks.
 
     Raises:
         UserError: there is no such config, or its backbone is another.
     """
     config = load_subject(subject)
-    if not is_hybrid(config):
-        raise UserError(f'the floor is counted of RAVLT and MALA, not of {config.model.backbone.type} in {subject}')
     backbone = config.model.backbone
-    attention, variant = MODELS.get(backbone.type).linear_attention, resolve_variant(backbone.get('arch', 's'))
+    family = family_of(backbone.type)
+    if family is None:
+        raise UserError(f'the floor is counted of {any_family()}, not of {backbone.type} in {subject}')
+    variant = resolve_variant(backbone.get('arch', 's'), family.variants)
+    linear_stages = backbone.get('linear_stages', LINEAR_STAGES)
     if stage is None:
-        return count_backbone(attention, variant, shape, element_size, backbone.get('out_indices', range(NUM_STAGES)))
+        return count_backbone(family.linear_attention, variant, shape, element_size,
+                              backbone.get('out_indices', range(NUM_STAGES)), linear_stages)
     length = prod(-(-side // STRIDES[stage]) for side in shape[2:])
+    attention = family.linear_attention if stage in linear_stages else 'softmax_attention'
     return count_blocks(attention, variant, stage, shape[0], length, element_size)

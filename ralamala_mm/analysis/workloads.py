@@ -1,7 +1,6 @@
 """What the benchmark builds and runs: a backbone or one stage of it, a whole model, or one attention."""
 
 import copy
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ralamala_mm import ops
 from ralamala_mm.backbones.hybrid import STRIDES, HybridVisionTransformer
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import FAMILIES, Family, family_of
 
 # `ralamala_mm.engine`, which needs MMCV, is imported where configs are read: backbones and attentions are measured without it.
 
@@ -47,7 +47,8 @@ class Task:
 
     @property
     def title(self) -> str:
-        name = re.sub(r'^(ravlt|mala)_([tsbl])$', lambda match: f'{match[1]}-{match[2]}'.upper(), self.subject)
+        short = split_short_name(self.subject)
+        name = f'{short[0].name}-{short[1].upper()}' if short else self.subject
         return Path(name.rpartition('::')[2]).stem + (f', layers.{self.stage}' if self.stage is not None else '')
 
     @property
@@ -65,6 +66,13 @@ class Workload:
     fresh_data: Callable
 
 
+def split_short_name(name: str) -> tuple[Family, str] | None:
+    """The family and the size of a name such as 'ravlt_s', None for others."""
+    prefix, _, size = name.rpartition('_')
+    family = next((family for family in FAMILIES.values() if family.name.lower() == prefix), None)
+    return (family, size) if family and size in family.variants else None
+
+
 def load_subject(name: str) -> Config:
     """The config of what is measured.
 
@@ -75,8 +83,8 @@ def load_subject(name: str) -> Config:
     Raises:
         UserError: there is no such config, or the library is not installed.
     """
-    if match := re.fullmatch('(ravlt|mala)_([tsbl])', name):
-        return Config(dict(model=dict(backbone=dict(type=match[1].upper(), arch=match[2]))))
+    if short := split_short_name(name):
+        return Config(dict(model=dict(backbone=dict(type=short[0].name, arch=short[1]))))
     from ralamala_mm.engine import load_config
 
     library, separator, rest = name.partition('::')
@@ -95,8 +103,8 @@ def load_subject(name: str) -> Config:
 
 
 def is_hybrid(config: Config) -> bool:
-    """Whether the backbone is RAVLT or MALA."""
-    return str(config.model.backbone.type).split('.')[-1] in ('RAVLT', 'MALA')
+    """Whether the backbone is of one of our families."""
+    return family_of(config.model.backbone.type) is not None
 
 
 def prepare(task: Task) -> Workload:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_classes, recorded_family
+from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_backbone, recorded_classes
 from ralamala_mm.datasets import use_checked_loading
 from ralamala_mm.datasets.classes import config_classes, dataset_class, set_classes
 from ralamala_mm.datasets.walking import datasets_of
@@ -60,8 +60,8 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
         warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')  # on losses, which inference does without
         model = build_model(config)
     if checkpoint:
-        report = load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), family=recorded_family(content),
-                              complete=True)
+        report = load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), complete=True,
+                              recorded=recorded_backbone(content))
         print_log(str(report), 'current', logging.INFO if report.is_clean else logging.WARNING)
     else:
         print_log('no checkpoint: the weights are random, and so will be the predictions', 'current', logging.WARNING)

@@ -1,27 +1,37 @@
-"""The four-stage backbone of both papers: linear attention in stages 1–2, softmax attention in stages 3–4."""
+"""The four-stage backbone of both papers: linear attention in the first stages, softmax attention in the others."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModule, initialize
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ralamala_mm.checkpoints import load_backbone_checkpoint
 from ralamala_mm.errors import OptionError
-from ralamala_mm.ops import RotaryTable, compute_dtype, describe_backends, has_values, is_naive
-from ralamala_mm.variants import NUM_STAGES, Variant, resolve_variant
+from ralamala_mm.families import (
+    FAMILIES,
+    LINEAR_STAGES,
+    NUM_STAGES,
+    VARIANTS,
+    AttentionCost,
+    Family,
+    Variant,
+    check_linear_stages,
+    resolve_variant,
+)
+from ralamala_mm.ops import ATTENTIONS, RotaryTable, compute_dtype, describe_backends, has_values, is_naive
 
 from .folders import PretrainedFolder
 from .fusion import fuse_block, fuse_downsample, fuse_stem
 from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
-LINEAR_STAGES = (0, 1)
 GRAPHS_OF_BLOCKS = 64
 
 _logged: set[tuple[str, str]] = set()  # name of a logger, line that it was given
@@ -68,7 +78,7 @@ class Stage(nn.Module):
 
 
 class HybridVisionTransformer(PretrainedFolder, BaseModule):
-    """Base of `RAVLT` and `MALA`, which name the attention of the two high-resolution stages.
+    """Base of `RAVLT` and `MALA`, which name the attention of the high-resolution stages.
 
     Args:
         arch: 't', 's', 'b', 'l', or a dict with `embed_dims`, `depths`, `num_heads` (4 values each) and, if wanted,
@@ -85,27 +95,32 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             of a block channels-last in either case, and maps are returned contiguous.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
         init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
+        linear_stages: stages, from 0, whose blocks have linear attention; those of the others have softmax attention. The
+            released weights are of (0, 1) and are refused for others; with all four, time grows with the number of pixels.
 
     Raises:
         OptionError: an argument out of range.
     """
 
-    linear_attention: ClassVar[str]
+    linear_attention: ClassVar[str]  # a name in `ops.ATTENTIONS`
 
     def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
                  norm_cfg: dict | None = None, with_cp: bool = False, compile: bool | dict = False,
-                 channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None):
+                 channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None,
+                 linear_stages: Sequence[int] = LINEAR_STAGES):
         if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         self.arch = arch
-        self.variant = resolve_variant(arch)
+        family = FAMILIES.get(type(self).__name__)
+        self.variant = resolve_variant(arch, family.variants if family else VARIANTS)
         self.out_indices = tuple(sorted(out_indices))
         if not self.out_indices or not set(self.out_indices) <= set(range(NUM_STAGES)):
             raise OptionError(f'out_indices must name stages from 0 to {NUM_STAGES - 1}, not {tuple(out_indices)}')
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
+        self.linear_stages = check_linear_stages(linear_stages)
         self.channels_last = channels_last
         self._is_fused = False
         self._compile_options = compile
@@ -114,7 +129,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
 
         norm_cfg = norm_cfg or dict(type='SyncBN')
         self.settings = dict(arch=arch, in_channels=in_channels, out_indices=self.out_indices, drop_path_rate=drop_path_rate,
-                             norm_cfg=norm_cfg)
+                             norm_cfg=norm_cfg, linear_stages=self.linear_stages)
         self.patch_embed = Stem(in_channels, self.variant.embed_dims[0], norm_cfg)
         rate = self.variant.drop_path_rate if drop_path_rate is None else drop_path_rate
         drop_paths = torch.linspace(0, rate, sum(self.variant.depths), device='cpu').split(list(self.variant.depths))
@@ -131,7 +146,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
 
     def _build_stage(self, variant: Variant, i: int, drop_paths: list[float], norm_cfg: dict, with_cp: bool) -> Stage:
         channels, heads = variant.embed_dims[i], variant.num_heads[i]
-        attention = self.linear_attention if i in LINEAR_STAGES else 'softmax_attention'
+        attention = self.linear_attention if i in self.linear_stages else 'softmax_attention'
         blocks = [Block(channels, heads, attention, variant.mlp_ratio, drop_path, variant.layer_scale_init[i])
                   for drop_path in drop_paths]
         last = i == self.out_indices[-1]
@@ -261,3 +276,22 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             lines.append(f'  stage {i}: {len(stage.blocks)} blocks of {attention}, {self.variant.embed_dims[i]} channels, '
                          f'{self.variant.num_heads[i]} heads, stride {STRIDES[i]}')
         return '\n'.join(lines) + ')'
+
+
+def register_family(linear_attention: str | Callable, cost: AttentionCost, **entry: object) -> Callable[[type], type]:
+    """Decorates a subclass of `HybridVisionTransformer`: registers it in MMEngine's registry and in `FAMILIES`.
+
+    Args:
+        linear_attention: a name in `ops.ATTENTIONS`, or a function of q, k, v `[B, N, L, D]` and the rotary table, which is
+            added there under its name.
+        cost: of the linear attention.
+        entry: other fields of `Family`.
+    """
+    def register(backbone: type) -> type:
+        if callable(linear_attention):
+            ATTENTIONS[linear_attention.__name__] = linear_attention
+        backbone.linear_attention = getattr(linear_attention, '__name__', linear_attention)
+        FAMILIES[backbone.__name__] = Family(backbone.__name__, backbone.linear_attention, cost, **entry)
+        return MODELS.register_module(module=backbone)
+
+    return register

@@ -5,16 +5,15 @@ https://arxiv.org/abs/2507.00698. Written from the paper; state dicts of https:/
 fit as they are.
 """
 
-from mmengine.registry import MODELS
+from ralamala_mm.families import AttentionCost
 
-from .hybrid import HybridVisionTransformer
+from .hybrid import HybridVisionTransformer, register_family
 
 
-@MODELS.register_module()
+@register_family('mala', AttentionCost(forward_maps=4, backward_maps=7, vector_products=1),
+                 classifier_widths=(2048, 2560), released='https://huggingface.co/aldjalkdf/MAViT')
 class MALA(HybridVisionTransformer):
-    """Backbone with magnitude-aware linear attention (`ops.naive.mala`) in stages 1–2.
+    """Backbone with magnitude-aware linear attention (`ops.naive.mala`) in stages 1–2 by default.
 
     The arguments are those of `HybridVisionTransformer`.
     """
-
-    linear_attention = 'mala'

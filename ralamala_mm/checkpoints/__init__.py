@@ -1,12 +1,12 @@
 """Released and user files into our models: read safely, recognised, loaded with a report."""
 
-from .identify import recorded_classes, recorded_family
+from .identify import RecordedBackbone, recorded_backbone, recorded_classes
 from .loading import LoadReport, load_backbone_checkpoint, load_weights
 from .reading import check_file, fetch, find_weights, read_checkpoint
 from .routes import read_safely_everywhere
 from .trust import trust_checkpoints
 
 __all__ = [
-    'LoadReport', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights', 'read_checkpoint',
-    'read_safely_everywhere', 'recorded_classes', 'recorded_family', 'trust_checkpoints',
+    'LoadReport', 'RecordedBackbone', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights',
+    'read_checkpoint', 'read_safely_everywhere', 'recorded_backbone', 'recorded_classes', 'trust_checkpoints',
 ]

@@ -6,10 +6,17 @@ from pathlib import Path
 import torch
 
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import LINEAR_STAGES, VARIANTS, any_family
 from ralamala_mm.files import write_in_one_move
-from ralamala_mm.variants import VARIANTS
 
-from .identify import META_KEY, Head, identify_family, identify_head, identify_size, recorded_classes, recorded_family
+from .identify import (
+    META_KEY,
+    Head,
+    identify_backbone,
+    identify_head,
+    identify_size,
+    recorded_classes,
+)
 from .loading import backbone_weights
 from .reading import StateDict, find_weights, read_checkpoint
 
@@ -20,13 +27,14 @@ class Findings:
 
     weights: StateDict
     size: str
-    family: str | None  # 'RAVLT' or 'MALA', or unknown: the weights alone look alike
+    family: str | None  # a name in `FAMILIES`, or unknown: the weights alone look alike
+    linear_stages: tuple[int, ...]
     head: Head | None
     is_whole: bool  # a detector or segmentor, not a backbone
     classes: tuple[str, ...] | None
 
     def __str__(self) -> str:
-        either = f'RAVLT or MALA of size {self.size}, whose files look alike'
+        either = f'{any_family()} of size {self.size}, whose files look alike'
         backbone = f'{self.family}-{self.size.upper()}' if self.family else either
         if self.head:
             return f'{self.head.title} with {backbone}, {self.head.num_classes} classes'
@@ -39,7 +47,7 @@ def inspect_checkpoint(location: str, trusted: bool | None = None, family: str |
     Args:
         location: path or URL, in any form that `read_checkpoint` knows.
         trusted: as in `read_checkpoint`.
-        family: 'RAVLT' or 'MALA', for files that do not say it.
+        family: a name in `FAMILIES`, for files that do not say it.
 
     Raises:
         UserError: it cannot be read, is no RAVLT or MALA of a published size, or says that it is of another family.
@@ -49,12 +57,13 @@ def inspect_checkpoint(location: str, trusted: bool | None = None, family: str |
     inner = backbone_weights(weights, None)
     size = identify_size(inner)
     if size is None:
-        raise UserError(f'{location} holds no RAVLT or MALA of a published size ({", ".join(VARIANTS)}); '
+        raise UserError(f'{location} holds no {any_family()} of a published size ({", ".join(VARIANTS)}); '
                         f'its entries begin with {", ".join(list(weights)[:3])}')
-    known = identify_family(inner) or recorded_family(content)
-    if family and known and family != known:
-        raise UserError(f'{location} is of a {known}, not of a {family}')
-    return Findings(weights, size, known or family, identify_head(weights), is_whole=inner is not weights,
+    known = identify_backbone(inner, content)
+    if family and known.family and family != known.family:
+        raise UserError(f'{location} is of a {known.family}, not of a {family}')
+    stages = LINEAR_STAGES if known.linear_stages is None else known.linear_stages
+    return Findings(weights, size, known.family or family, stages, identify_head(weights), is_whole=inner is not weights,
                     classes=recorded_classes(content))
 
 
@@ -70,7 +79,8 @@ def write_clean(findings: Findings, weights: StateDict, source: str, path: Path)
     Raises:
         UserError: it cannot be written.
     """
-    meta = {META_KEY: dict(backbone=findings.family, size=findings.size, head=findings.head and findings.head.name,
+    meta = {META_KEY: dict(backbone=findings.family, size=findings.size, linear_stages=findings.linear_stages,
+                           head=findings.head and findings.head.name,
                            source=Path(source).name)}
     if findings.classes:
         meta['dataset_meta'] = dict(classes=findings.classes)

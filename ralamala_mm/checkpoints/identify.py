@@ -6,31 +6,56 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ralamala_mm.variants import NUM_STAGES, VARIANTS
+from ralamala_mm.families import FAMILIES, LINEAR_STAGES, NUM_STAGES, any_family
 
-# Width of the 1×1 convolution before the classifier, the only shape that differs between the two backbones.
-_CLASSIFIER_WIDTHS = {1024: 'RAVLT', 2048: 'MALA', 2560: 'MALA'}
 META_KEY = 'ralamala_mm'  # under `meta` in the files that we write
 _LAYER_SCALE = re.compile(r'layers\.([0-9]{1,3})\.blocks\.([0-9]{1,3})\.gamma_1$')  # one entry per block
 
 
 def identify_family(weights: Mapping[str, Tensor]) -> str | None:
-    """'RAVLT' or 'MALA' for a file with the ImageNet classifier; without it the two cannot be told apart: None."""
+    """The family of a file with the ImageNet classifier, by the width of the 1×1 convolution before it.
+
+    No other shape differs between RAVLT and MALA; None without it.
+    """
     projection = weights.get('proj.weight')
-    return _CLASSIFIER_WIDTHS.get(projection.shape[0]) if projection is not None and projection.dim() else None
+    width = projection.shape[0] if projection is not None and projection.dim() else None
+    return next((name for name, family in FAMILIES.items() if width in family.classifier_widths), None)
 
 
-def recorded_family(content: Mapping) -> str | None:
+@dataclass(frozen=True)
+class RecordedBackbone:
+    """What a checkpoint says of its backbone beside the weights, which look alike; None where it says nothing."""
+
+    family: str | None = None
+    linear_stages: tuple[int, ...] | None = None
+
+
+def recorded_backbone(content: Mapping) -> RecordedBackbone:
     """The backbone that a checkpoint names in our own words or in the copy of its config (MMEngine: `cfg`, mmcv 1.x:
-    `config`); in a detector's weights both look alike."""
+    `config`)."""
     meta = content.get('meta')
     if not isinstance(meta, Mapping):
-        return None
+        return RecordedBackbone()
     if isinstance(ours := meta.get(META_KEY), Mapping):
-        return ours.get('backbone') if ours.get('backbone') in ('RAVLT', 'MALA') else None
+        family, stages = ours.get('backbone'), ours.get('linear_stages', LINEAR_STAGES)
+        are_stages = isinstance(stages, list | tuple) and all(stage in range(NUM_STAGES) for stage in stages)
+        return RecordedBackbone(family if isinstance(family, str) and family in FAMILIES else None,
+                                tuple(map(int, stages)) if are_stages else None)
     text = meta.get('cfg') or meta.get('config')
-    names = set(re.findall(r"type='(?:ralamala_mm\.)?(RAVLT|MALA)'", text)) if isinstance(text, str) else set()
-    return names.pop() if len(names) == 1 else None
+    if not isinstance(text, str):
+        return RecordedBackbone()
+    names = set(re.findall(rf"type='(?:[\w.]+\.)?({'|'.join(FAMILIES)})'", text))
+    if len(names) != 1:
+        return RecordedBackbone()
+    stages = re.search(r'\blinear_stages=[(\[]([\d,\s]*)[)\]]', text)
+    return RecordedBackbone(names.pop(), tuple(map(int, re.findall(r'[0-3]', stages[1]))) if stages else LINEAR_STAGES)
+
+
+def identify_backbone(weights: Mapping[str, Tensor], content: Mapping) -> RecordedBackbone:
+    """What a checkpoint says of its backbone, or what its ImageNet classifier does."""
+    if family := identify_family(weights):
+        return RecordedBackbone(family, LINEAR_STAGES)
+    return recorded_backbone(content)
 
 
 def identify_size(weights: Mapping[str, Tensor]) -> str | None:
@@ -44,7 +69,7 @@ def identify_size(weights: Mapping[str, Tensor]) -> str | None:
     if not dims:
         return None
     stages = [stage for stage in range(NUM_STAGES) if stage in dims]
-    for name, variant in VARIANTS.items():
+    for name, variant in (entry for family in FAMILIES.values() for entry in family.variants.items()):
         if all((dims[i], depths[i]) == (variant.embed_dims[i], variant.depths[i]) for i in stages):
             return name
     return None
@@ -94,7 +119,7 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     """'RAVLT-S', 'RAVLT or MALA of size s', or what else it may be, for a sentence to a user."""
     family, size = identify_family(weights), identify_size(weights)
     if size:
-        return f'{family}-{size.upper()}' if family else f'RAVLT or MALA of size {size}'
+        return f'{family}-{size.upper()}' if family else f'{any_family()} of size {size}'
     if any(_LAYER_SCALE.match(key) for key in weights):
-        return f'a {family or "RAVLT or MALA"} of no published size'
+        return f'a {family or any_family()} of no published size'
     return f'another model (its keys begin with {", ".join(list(weights)[:3])})'

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import FAMILIES, LINEAR_STAGES, in_words
 
-from .identify import describe, identify_family, recorded_family
+from .identify import RecordedBackbone, describe, identify_family, recorded_backbone
 from .reading import StateDict, find_weights, read_checkpoint
 
 # An ImageNet file has a classifier that the backbones lack, and lacks the norms of the maps given out.
@@ -78,11 +79,11 @@ def load_backbone_checkpoint(backbone: nn.Module, location: str, prefix: str | N
     """
     content = read_checkpoint(location)
     weights = backbone_weights(find_weights(content, location), prefix)
-    return load_weights(backbone, weights, location, family=recorded_family(content))
+    return load_weights(backbone, weights, location, recorded=recorded_backbone(content))
 
 
 def load_weights(model: nn.Module, weights: StateDict, location: str, allow_other_heads: bool = False,
-                 family: str | None = None, complete: bool = False) -> LoadReport:
+                 recorded: RecordedBackbone | None = None, complete: bool = False) -> LoadReport:
     """Copies the weights that fit into `model`, in place; all or nothing.
 
     Args:
@@ -91,11 +92,12 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
         location: where they come from, for the report and for errors.
         allow_other_heads: leave out entries outside the backbone whose shapes differ, as when weights for other
             classes are fine-tuned.
-        family: 'RAVLT' or 'MALA' if the file says which, see `recorded_family`.
+        recorded: what the file says of its backbone, see `recorded_backbone`.
         complete: refuse weights that leave layers of the model as they are, as when it is evaluated.
 
     Raises:
-        UserError: nothing fits, a shape differs, the file is of the other backbone, or it is not complete.
+        UserError: nothing fits, a shape differs, the file is of another family or of other linear stages, or it is not
+            complete.
     """
     own = model.state_dict()
     wanted = f'{type(model).__name__}' + (f"(arch='{model.arch}')" if isinstance(getattr(model, 'arch', None), str) else '')
@@ -109,8 +111,6 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     for key in other_heads:
         wrong.remove(key)
         del matching[key]
-    family = identify_family(inner) or family
-    own_family = type(getattr(model, 'backbone', model)).__name__
     if wrong:
         key = wrong[0]
         raise UserError(f'{location} does not fit {wanted}: it looks like {describe(inner)} ({len(wrong)} shapes differ, '
@@ -118,8 +118,10 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     if other := [key for key, value in matching.items() if value.is_floating_point() != own[key].is_floating_point()]:
         raise UserError(f'{location} does not fit {wanted}: {other[0]} is of {matching[other[0]].dtype} instead of '
                         f'{own[other[0]].dtype}')
-    if family and own_family in ('RAVLT', 'MALA') and family != own_family:
-        raise UserError(f'{location} does not fit {wanted}: its backbone is a {family}, not a {own_family}')
+    family = identify_family(inner)
+    recorded = RecordedBackbone(family, LINEAR_STAGES) if family else recorded or RecordedBackbone()
+    if problem := _why_of_another_backbone(recorded, getattr(model, 'backbone', model)):
+        raise UserError(f'{location} does not fit {wanted}: {problem}')
 
     lacking = [key for key in own.keys() - matching.keys() - set(other_heads) if not key.endswith(_NO_WEIGHTS)]
     report = LoadReport(location, describe(inner), len(matching), total=len(matching) + len(other_heads) + len(lacking))
@@ -142,6 +144,21 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
                                if value.is_floating_point() and not value.float().isfinite().all())
     model.load_state_dict(matching, strict=False)
     return report
+
+
+def _why_of_another_backbone(recorded: RecordedBackbone, backbone: nn.Module) -> str | None:
+    """Why weights whose shapes fit are another backbone's, None if they are not."""
+    own_family = type(backbone).__name__
+    if recorded.family and own_family in FAMILIES and recorded.family != own_family:
+        return f'its backbone is a {recorded.family}, not a {own_family}'
+    own_stages = getattr(backbone, 'linear_stages', None)
+    if recorded.linear_stages is None or own_stages is None:
+        return None
+    built = range(len(backbone.layers))
+    theirs, ours = ([stage for stage in stages if stage in built] for stages in (recorded.linear_stages, own_stages))
+    return None if theirs == ours else (f'its linear attention is in stages {in_words(theirs)}, not {in_words(ours)}: leave '
+                                        'model.backbone.linear_stages as it was, or train from scratch '
+                                        '(model.backbone.pretrained=None)')
 
 
 def _is_expected_leftover(key: str, built_stages: int) -> bool:

@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_family
+from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_backbone
 from ralamala_mm.checkpoints.whole import training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
@@ -230,7 +230,7 @@ class DependableRunner(MMEngineRunner):
         # train() builds the loop before it loads; until then this is the config of it, in test() too.
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         report = load_weights(model, find_weights(checkpoint, filename), filename, allow_other_heads=fine_tuning,
-                              family=recorded_family(checkpoint), complete=not fine_tuning)
+                              recorded=recorded_backbone(checkpoint), complete=not fine_tuning)
         self._has_loaded = True
         self.logger.info(str(report))
         return checkpoint

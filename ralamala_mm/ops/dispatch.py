@@ -44,7 +44,9 @@ def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     return _module('mala', q).mala(q, k, v, rotary)
 
 
-ATTENTIONS = {function.__name__: function for function in (softmax_attention, rala, mala)}
+_WITH_BACKENDS = (softmax_attention, rala, mala)
+# By name; families add functions of their own, which compute as they are whatever the backend.
+ATTENTIONS = {function.__name__: function for function in _WITH_BACKENDS}
 
 
 def _module(attention: str, q: Tensor) -> ModuleType:
@@ -123,6 +125,8 @@ def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.devi
 
 
 def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    if ATTENTIONS[attention] not in _WITH_BACKENDS:
+        return f'{attention} as it is'
     name = selected_backend(attention, device, dtype, head_dim)
     problem = _problems.get((attention, device, dtype, head_dim))
     if name == 'triton' and attention == 'softmax_attention':

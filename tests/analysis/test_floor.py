@@ -19,7 +19,7 @@ from ralamala_mm.analysis.floor import (
 )
 from ralamala_mm.analysis.flops import count
 from ralamala_mm.backbones.hybrid import HybridVisionTransformer
-from ralamala_mm.variants import VARIANTS
+from ralamala_mm.families import VARIANTS
 
 SHAPE = (2, 3, 97, 130)
 

@@ -13,7 +13,7 @@ from ralamala_mm.analysis.flops import count, count_model, default_shape
 from ralamala_mm.analysis.model_zoo import TOLERANCE, as_page, deviation, read_rows
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
-from ralamala_mm.variants import VARIANTS
+from ralamala_mm.families import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = read_rows(ROOT / 'docs' / 'published.yml')

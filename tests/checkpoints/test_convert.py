@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ralamala_mm import RAVLT
-from ralamala_mm.checkpoints import load_backbone_checkpoint, load_weights
+from ralamala_mm.checkpoints import RecordedBackbone, load_backbone_checkpoint, load_weights
 from ralamala_mm.checkpoints.convert import inspect_checkpoint
 from ralamala_mm.datasets.classes import set_num_classes
 from ralamala_mm.engine import build_model, load_config
@@ -91,10 +91,12 @@ def test_conversion(old_file: tuple, call: Callable, tmp_path: Path):
     assert 'WARNING' not in result.stdout
     content = torch.load(out, weights_only=True)
     assert content.keys() == {'state_dict', 'meta'}
-    assert content['meta']['ralamala_mm'] == dict(backbone='MALA', size='t', head=head, source='old.pth')
+    assert content['meta']['ralamala_mm'] == dict(backbone='MALA', size='t', linear_stages=(0, 1), head=head,
+                                                       source='old.pth')
     assert content['meta']['dataset_meta'] == dict(classes=('a', 'b'))
     assert all(torch.equal(state[key], value) for key, value in content['state_dict'].items())
-    load_weights(build_model(config_of(head, 'mala')), content['state_dict'], str(out), family='MALA', complete=True)
+    load_weights(build_model(config_of(head, 'mala')), content['state_dict'], str(out), recorded=RecordedBackbone('MALA'),
+                 complete=True)
     with pytest.raises(UserError, match='its backbone is a MALA, not a RAVLT'):
         load_backbone_checkpoint(RAVLT('t'), str(out))
 

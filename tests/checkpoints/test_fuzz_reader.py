@@ -27,8 +27,8 @@ from ralamala_mm.checkpoints import (
     find_weights,
     load_weights,
     read_checkpoint,
+    recorded_backbone,
     recorded_classes,
-    recorded_family,
 )
 from ralamala_mm.checkpoints.convert import inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
@@ -118,7 +118,7 @@ def _everything(path: str, backbone: RAVLT) -> bool:
     if sentence:
         assert path in sentence
         return False
-    recorded_family(content)
+    recorded_backbone(content)
     recorded_classes(content)
     uses: list[Callable] = [
         lambda: load_weights(backbone, find_weights(content, path), path),

@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from ralamala_mm.engine import load_config
-from ralamala_mm.variants import VARIANTS
+from ralamala_mm.families import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for folder in ('configs', 'configs/demo') for path in (ROOT / folder).glob('*.py'))

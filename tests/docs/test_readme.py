@@ -76,7 +76,7 @@ def test_the_plain_example():
 
 
 def test_channels_are_those_of_the_sizes():
-    from ralamala_mm.variants import VARIANTS
+    from ralamala_mm.families import VARIANTS
 
     for arch, variant in VARIANTS.items():
         assert f'{arch} {" ".join(map(str, variant.embed_dims))}' in README

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=['ralamala_mm.checkpoints', 'pickle', 'z
     import torch
     from mmengine.logging import HistoryBuffer
 
-    from ralamala_mm.checkpoints import find_weights, read_checkpoint, recorded_classes, recorded_family
+    from ralamala_mm.checkpoints import find_weights, read_checkpoint, recorded_backbone, recorded_classes
     from ralamala_mm.errors import UserError
 
 FOLDER = Path(tempfile.mkdtemp(prefix='fuzz-'))
@@ -48,7 +48,7 @@ def read_one(content: bytes) -> None:
     armed = True
     try:
         found = read_checkpoint(str(path))
-        recorded_family(found)
+        recorded_backbone(found)
         recorded_classes(found)
         find_weights(found, str(path))
     except UserError:

@@ -16,11 +16,12 @@ from mmengine.config import DictAction
 
 from ralamala_mm.analysis.attention_maps import capture, draw_attention, scores, spread_of, token_at
 from ralamala_mm.analysis.attention_ranks import THRESHOLD, as_table, block_ranks, draw_ranks, mean_ranks
-from ralamala_mm.backbones.hybrid import LINEAR_STAGES, HybridVisionTransformer
+from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.export.pictures import Normalisation, read_picture
+from ralamala_mm.families import any_family
 from ralamala_mm.files import check_folder, write_in_one_move
 
 LONGEST_SIDE = 1333  # pixels; larger pictures are made smaller, as in detection
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     model = build_model(config)
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HybridVisionTransformer):
-        raise UserError(f'the backbone of {args.config} is neither RAVLT nor MALA')
+        raise UserError(f'the backbone of {args.config} is not {any_family()}')
     (picture, (height, width)), *others = map(read_shrunken, args.images)
     x, y = args.point
     if not (0 <= x < width and 0 <= y < height):
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     point = x * picture.shape[1] // width, y * picture.shape[0] // height
     print(load_backbone_checkpoint(backbone, args.checkpoint))
     blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1)
-                             for stage in LINEAR_STAGES if stage < len(backbone.layers)]
+                             for stage in backbone.linear_stages if stage < len(backbone.layers)]
     normalise = Normalisation(model.data_preprocessor)
     rows, numbers = [], []
     captured = capture(backbone, normalise(as_batch(picture)), blocks)

@@ -19,9 +19,10 @@ from ralamala_mm.analysis.speed_report import as_table as as_speed_table
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
 from ralamala_mm.engine import run
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import FAMILIES, any_family
 from ralamala_mm.ops import BACKENDS
 
-LINEAR_ATTENTIONS = ('rala', 'mala')
+LINEAR_ATTENTIONS = tuple(family.linear_attention for family in FAMILIES.values())
 PICTURES = ('.png', '.pdf', '.svg', '.jpg')
 
 
@@ -44,7 +45,7 @@ def model_tasks(args: argparse.Namespace, modes: Sequence[str]) -> list[Task]:
                    fused=getattr(args, 'fuse', False))
     hybrids = {subject: is_hybrid(load_subject(subject)) for subject in args.models}
     if options['stage'] is not None and not all(hybrids.values()):
-        raise UserError('--stage takes RAVLT and MALA only')
+        raise UserError(f'--stage takes {any_family()} only')
     if args.with_cp and not {'forward+backward', 'train'} & set(modes):
         raise UserError('--with-cp changes nothing without a backward pass: leave it out')
     # The baseline is the released code's way of computing, without any of the options.
