@@ -20,7 +20,7 @@ demo: install
 
 # Two test processes at a time, whose parts that have one thread would leave cores idle; more with JOBS=N.
 test: install lint
-	@OMP_NUM_THREADS=1 '$(BIN)/python' -m pytest -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 '$(BIN)/python' -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: install
 	@'$(BIN)/ruff' check .

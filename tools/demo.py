@@ -15,6 +15,7 @@ from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import Console, build_runner, claim_folders, prepare_config, run, use_resume
+from ralamala_mm.engine.allocator import keep_freed_blocks
 from ralamala_mm.engine.saving import pointed_checkpoint
 
 TRAIN_IMAGES, VAL_IMAGES = 1000, 100
@@ -24,6 +25,8 @@ CONFIG = ROOT / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
+    if not torch.cuda.is_available():
+        keep_freed_blocks()
     config = prepare_config(args)
     set_data_root(config, args.data)
     work_dir = Path(config.work_dir)
