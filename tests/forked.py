@@ -125,11 +125,13 @@ def _run(calls: Sequence[Call], limit: float, at_once: int, environment: dict[st
 def _serve() -> None:
     import mmdet.apis
     import mmseg.apis
+    import torch._dynamo  # which every optimizer imports
 
     import ralamala_mm.datasets
-    import ralamala_mm.engine
+    from ralamala_mm.engine import load_config
 
-    assert all((mmdet, mmseg, ralamala_mm))
+    assert all((mmdet, mmseg, torch, ralamala_mm))
+    load_config('configs/demo/maskrcnn_ravlt_t_shapes.py')  # imports what MMEngine finds other packages' configs with
     assert len(os.listdir('/proc/self/task')) == 1, 'a process of several threads is not to be forked'
     answers = os.fdopen(os.dup(1), 'w')  # which children do not inherit as their output
     for line in sys.stdin:

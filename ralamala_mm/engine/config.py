@@ -16,6 +16,22 @@ from ralamala_mm.errors import UserError
 _AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
 
 
+class FormattedConfig(Config):
+    """A config whose text is formatted once for each content that it has.
+
+    yapf takes half a second of it, and MMEngine asks for the text four times when a run starts and with each checkpoint.
+    """
+
+    @property
+    def pretty_text(self) -> str:
+        content = repr(self.to_dict())
+        # In __dict__, as attributes of a config are its settings.
+        known = self.__dict__.get('_formatted')
+        if known is None or known[0] != content:
+            known = self.__dict__['_formatted'] = content, super().pretty_text
+        return known[1]
+
+
 def _find_mmseg_by_its_module() -> None:
     """Lets `_base_ = 'mmseg::…'` be found where MMSegmentation is installed under another name than `mmsegmentation`.
 
@@ -25,7 +41,7 @@ def _find_mmseg_by_its_module() -> None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(path: str, options: dict | None = None) -> FormattedConfig:
     """Reads a config file and merges `--cfg-options` into it.
 
     Raises:
@@ -36,7 +52,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
     _find_mmseg_by_its_module()
     try:
         # Not lazy: MMEngine 0.10.7 takes a config that imports anything for one of the new lazy style.
-        config = Config.fromfile(path, lazy_import=False)
+        read = Config.fromfile(path, lazy_import=False)
+        config = FormattedConfig(read._cfg_dict, read.text, read.filename, read.env_variables)
     except FileNotFoundError as error:
         raise UserError(f'a base of config {path} does not exist: {error}') from error
     except SyntaxError as error:

@@ -1,6 +1,8 @@
 """From command-line options to a config."""
 
 import argparse
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,17 @@ def test_the_data_root_moves_everywhere(config: Config):
     assert config.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
     assert config.test_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
     assert config.train_dataloader.dataset.ann_file == 'annotations/instances_train2017.json'
+
+
+def test_the_text_follows_the_settings(config: Config):
+    plain = Config(config.to_dict())
+    assert config.pretty_text == plain.pretty_text
+    config.model.backbone.arch = plain.model.backbone.arch = 'l'
+    assert config.pretty_text == plain.pretty_text
+    for again in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert again.pretty_text == plain.pretty_text
+    assert 'pretty_text' not in config
+    assert '_formatted' not in config
 
 
 def test_no_workers_and_persistent_workers(monkeypatch: pytest.MonkeyPatch):
