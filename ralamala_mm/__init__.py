@@ -8,9 +8,10 @@ from importlib.util import find_spec
 if find_spec('mmengine') is None:
     raise ImportError('ralamala_mm needs MMEngine: run `make install`, or `pip install mmengine` (or onedl-mmengine)')
 
-from .compatibility import restore_find_loader
+from .compatibility import find_moved_modules, restore_find_loader
 
 restore_find_loader()
+find_moved_modules()
 
 from .backbones import MALA, RAVLT  # noqa: E402
 from .version import __version__  # noqa: E402

@@ -7,10 +7,9 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from ralamala_mm.datasets import check_paths, use_checked_loading
-from ralamala_mm.datasets.checking import check_config_data
-from ralamala_mm.datasets.own import look_at_data
-from ralamala_mm.datasets.scanning import check_worker_count
-from ralamala_mm.datasets.walking import MODES
+from ralamala_mm.datasets.config import MODES
+from ralamala_mm.datasets.user_data import look_at_data
+from ralamala_mm.datasets.validation import check_config_data, check_worker_count
 from ralamala_mm.engine import prepare_config, run
 from ralamala_mm.errors import UserError
 

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from ralamala_mm.checkpoints import RecordedBackbone
 from ralamala_mm.checkpoints.convert import Findings, inspect_checkpoint, write_clean
 from ralamala_mm.checkpoints.loading import backbone_weights, load_weights
-from ralamala_mm.datasets.classes import set_num_classes
+from ralamala_mm.datasets.config import set_num_classes
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import FAMILIES

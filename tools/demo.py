@@ -15,8 +15,8 @@ from ralamala_mm.analysis.pictures import draw_predictions
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import Console, build_runner, claim_folders, prepare_config, run, use_resume
-from ralamala_mm.engine.allocator import keep_freed_blocks
-from ralamala_mm.engine.saving import pointed_checkpoint
+from ralamala_mm.engine.checkpointing import pointed_checkpoint
+from ralamala_mm.engine.distributed import keep_freed_blocks
 
 TRAIN_IMAGES, VAL_IMAGES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent

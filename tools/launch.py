@@ -23,9 +23,13 @@ sys.path.insert(0, str(TOOLS.parent))
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get('PYTHONPATH')]))
 
 from ralamala_mm.engine import check_process_count, run  # noqa: E402
+from ralamala_mm.engine.distributed import (  # noqa: E402
+    await_name,
+    count_processes,
+    local_address,
+    take_scheduler_variables,
+)
 from ralamala_mm.engine.elastic import run_elastic  # noqa: E402
-from ralamala_mm.engine.network import local_address  # noqa: E402
-from ralamala_mm.engine.scheduler import await_name, count_processes, take_scheduler_variables  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
 
 # torch before 2.2 raises a RuntimeError instead, which shows as such.

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ralamala_mm.apis.visualizer import use_visualization
+from ralamala_mm.apis.drawing import use_visualization
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.engine import (

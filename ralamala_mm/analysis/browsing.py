@@ -16,8 +16,8 @@ from pycocotools import mask as masks
 from torch.utils.data import Dataset
 
 from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_of, resize, tile
-from ralamala_mm.datasets.scanning import Progress
-from ralamala_mm.engine.evaluation import is_segmentation
+from ralamala_mm.datasets.validation import Progress
+from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import write_in_one_move
 

@@ -9,16 +9,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from ralamala_mm.datasets.scanning import Progress
+from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.errors import UserError
 from ralamala_mm.version import __version__
 
 from .drawing import draw
 from .inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
-from .loading import is_segmentor, load_model
-from .numbering import numbering_of, numbers_in_masks
-from .predicting import Predictor
-from .results import FilmWriter, Tables, write_coloured, write_mask, write_picture
+from .outputs import FilmWriter, Tables, numbering_of, numbers_in_masks, write_coloured, write_mask, write_picture
+from .predictor import Predictor, is_segmentor, load_model
 
 DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
 _NAMED = 5  # classes in the summary

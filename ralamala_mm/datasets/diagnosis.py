@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from ralamala_mm.errors import UserError
 
-from .names import SHARED_REMEDY, shared_files
-from .walking import leaf_datasets
+from .config import leaf_datasets
+from .images import SHARED_REMEDY, shared_files
 
 _COCO_PARTS = ('images', 'categories', 'annotations')
 _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),

@@ -4,8 +4,8 @@ import math
 
 from mmdet.datasets.transforms import LoadAnnotations
 
-from .faults import BadFiles, FileUserError
-from .segmentations import cannot_be_evaluated, segmentation_problem
+from .coco import cannot_be_evaluated, segmentation_problem
+from .images import BadFiles, FileUserError
 
 
 class LoadCheckedInstances(LoadAnnotations):

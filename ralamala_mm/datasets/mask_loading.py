@@ -8,8 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ralamala_mm.errors import UserError
 
-from .faults import BadFiles, FileUserError
-from .loading import read_file
+from .images import BadFiles, FileUserError, read_file
 
 _MOST = 255  # larger values would be cut to 8 bits
 

@@ -7,23 +7,25 @@ if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is No
                       '"Install into an environment of your own"')
 
 from .bfloat16 import keep_operators_in_fp32
+from .checkpointing import checkpoint_folder, claim_folders, use_resume
 from .cli import add_amp_options, add_trust_option, run, runner_parser
-from .config import drop_validation, load_config, prepare_config, use_amp, use_auto_scale_lr
-from .evaluation import (
+from .config import (
+    build_model,
     check_output,
+    drop_validation,
+    load_config,
+    prepare_config,
+    settle_pretrained,
+    use_amp,
+    use_auto_scale_lr,
     use_detection_output,
     use_segmentation_output,
     use_test_time_augmentation,
 )
-from .launch import check_process_count, launched_rank, start_processes
-from .model import build_model
-from .pretrained import settle_pretrained
+from .distributed import check_process_count, launched_rank, start_processes
 from .progress import Console
-from .recorders import RECORDERS, use_recorders
-from .resuming import use_resume
 from .runner import DependableRunner, build_runner
-from .saving import checkpoint_folder, claim_folders
-from .work_dir import claim_work_dir
+from .work_dir import RECORDERS, claim_work_dir, use_recorders
 
 __all__ = [
     'RECORDERS', 'Console', 'DependableRunner', 'add_amp_options', 'add_trust_option', 'build_model', 'build_runner',

@@ -1,17 +1,27 @@
-"""From the command line to a config that is ready for a runner."""
+"""From the command line to a config that is ready for a runner, and to a model without one."""
 
 import argparse
+import copy
 import difflib
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.utils import is_installed
+from torch import nn
 
-from ralamala_mm.datasets.walking import MODES
+from ralamala_mm.checkpoints import check_file, fetch
+from ralamala_mm.datasets.config import MODES, datasets_of
 from ralamala_mm.errors import UserError
+from ralamala_mm.families import LINEAR_STAGES, check_linear_stages, family_of, in_words
 
 _AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
 
@@ -147,3 +157,144 @@ def use_auto_scale_lr(config: Config) -> None:
 def drop_validation(config: Config) -> None:
     """`--no-validate`: trains without evaluating in between."""
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
+
+
+OPTION = 'model.backbone.pretrained'
+
+
+def settle_pretrained(config: Config) -> str | None:
+    """Fetches the weights that a backbone of ours starts from; drops them where a whole checkpoint follows.
+
+    Returns:
+        A line for the user if the backbone starts from scratch, else None.
+
+    Raises:
+        UserError: the weights are not there; the text names the options for a local file and for none.
+    """
+    backbone = config.model.get('backbone') or {}
+    family = family_of(backbone.get('type', ''))
+    if family is None:
+        return None
+    if config.get('load_from'):
+        backbone.pretrained = backbone.init_cfg = None
+        return None
+    if init_cfg := backbone.get('init_cfg'):  # the user's own, which takes the place of the released weights
+        init_cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+        sources = [init_cfg['checkpoint'] for init_cfg in init_cfgs if init_cfg.get('type') == 'Pretrained']
+    else:
+        sources = [backbone.pretrained] if backbone.get('pretrained') else []
+    stages = check_linear_stages(backbone.get('linear_stages', LINEAR_STAGES))
+    for source in sources:
+        if family.released and source.startswith(family.released) and stages != LINEAR_STAGES:
+            raise UserError(f'the released weights {source} are of linear attention in stages {in_words(LINEAR_STAGES)}, not '
+                            f'{in_words(stages)}: --cfg-options {OPTION}=None trains from scratch')
+        _make_available(source)
+    if sources:
+        return None
+    example = f', such as the file for size {backbone.get("arch")} from {family.released}' if family.released else ''
+    return (f'{family.name} starts from scratch, without ImageNet weights, which the published results need: '
+            f'--cfg-options {OPTION}=FILE gives some{example}')
+
+
+def _make_available(source: str) -> None:
+    """Fetches a URL, or checks that a local file is there."""
+    if source.startswith(('http://', 'https://')):
+        try:
+            fetch(source)
+        except UserError as error:
+            reason = getattr(error.__cause__, 'reason', None) or error.__cause__ or error
+            raise UserError(f'the ImageNet weights {source} could not be downloaded ({reason}): --cfg-options {OPTION}=FILE '
+                            f'takes a local file, --cfg-options {OPTION}=None trains from scratch') from error
+    elif '://' not in source:
+        check_file(Path(source), source)
+
+
+# What MMDetection's own test.py takes when the config names nothing: flips, merged by NMS.
+_DEFAULT_DETECTION_TTA = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+_FLIP_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
+
+def is_segmentation(config: Config) -> bool:
+    """Whether the config belongs to MMSegmentation."""
+    return config.get('default_scope') == 'mmseg'
+
+
+def use_test_time_augmentation(config: Config) -> None:
+    """`--tta`: the config's own augmentation; detectors without one are tested flipped and not, merged by NMS.
+
+    Raises:
+        UserError: a segmentation config without one, or a detector with masks, which MMDetection cannot merge.
+    """
+    if config.model.get('roi_head', {}).get('mask_head') or config.model.get('mask_head'):
+        raise UserError('--tta: MMDetection merges boxes, but not masks; test this model without it')
+    if is_segmentation(config) and ('tta_model' not in config or 'tta_pipeline' not in config):
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    datasets = [dataset for _, dataset in datasets_of(config, ['test'])]
+    if 'tta_pipeline' not in config:
+        config.tta_pipeline = deepcopy(datasets[0].pipeline)
+        config.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=[
+            [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+            [dict(type='PackDetInputs', meta_keys=_FLIP_META_KEYS)]])
+    config.model = ConfigDict(**config.get('tta_model', _DEFAULT_DETECTION_TTA), module=config.model)
+    for dataset in datasets:
+        dataset.pipeline = config.tta_pipeline
+
+
+def check_output(config: Config, out: str | None) -> None:
+    """Whether `--out` suits the task, before anything is computed.
+
+    Raises:
+        UserError: detection, and it is not a pickle's name.
+    """
+    if out and not is_segmentation(config) and not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out}: predictions of a detector are written to a .pkl file')
+
+
+def use_segmentation_output(config: Config, out: str | None) -> None:
+    """`--out` for segmentation: a folder that receives the predicted masks."""
+    if out and is_segmentation(config):
+        config.test_evaluator.output_dir = out
+        config.test_evaluator.keep_results = True
+
+
+def use_detection_output(config: Config, runner: Runner, out: str | None) -> None:
+    """`--out` for detection: a pickle of all predictions."""
+    if out and not is_segmentation(config):
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+
+
+def schedule_notes(schedulers: Sequence[dict] | dict | None, max_iters: int) -> Iterator[str]:
+    """A sentence for each scheduler, counted in iterations, that goes on for long after the training ends.
+
+    Args:
+        schedulers: the config's `param_scheduler`.
+        max_iters: iterations of the training.
+    """
+    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list | tuple) else []):
+        key = next((key for key in ('end', 'T_max') if scheduler.get(key)), None)
+        end = scheduler[key] if key else 0
+        if scheduler.get('by_epoch', True) or end <= max_iters:
+            continue
+        does = 'still warms up' if scheduler.get('type') == 'LinearLR' else 'still falls'
+        yield (f'the training takes {max_iters} iterations, and the learning rate {does} until iteration {end}: '
+               f'--cfg-options param_scheduler.{i}.{key}=… fits it')
+
+
+def build_model(config: Config) -> nn.Module:
+    """The config's model on the CPU in evaluation mode, with random weights.
+
+    Raises:
+        UserError: the config has no model.
+    """
+    if 'model' not in config:
+        raise UserError(f'config {config.filename} has no model')
+    model, preprocessor = copy.deepcopy((config.model, config.get('data_preprocessor')))
+    if preprocessor is not None:
+        model.setdefault('data_preprocessor', preprocessor)  # as MMEngine's runner does
+    scope = config.get('default_scope') or 'mmengine'
+    if scope in ('mmdet', 'mmseg'):
+        import_module(f'{scope}.models')
+    with DefaultScope.overwrite_default_scope(scope):
+        return revert_sync_batchnorm(MODELS.build(model)).eval()

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ralamala_mm.errors import OptionError
 
-from .stopping import Stop
+from .interruption import Stop
 
 _NAMED = 8  # images and parameters in a message
 

@@ -24,18 +24,15 @@ from ralamala_mm.checkpoints.whole import training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
-from .loops import ContinuingEpochLoop, ContinuingIterLoop
+from .checkpointing import GRADIENTS, DependableCheckpointHook, ValidationHook
+from .config import schedule_notes
+from .distributed import gather_batch_norms
+from .interruption import Stop, StopHook, TrainingStoppedError, stop_sentence
+from .loaders import check_shared_memory, shield_workers
 from .non_finite import NonFiniteHook
 from .progress import Console, ConsoleFilter, ProgressHook, libraries_to_log
-from .records import DependableLocalVisBackend
-from .resuming import ValidationHook
-from .sampling import continuing_loader
-from .saving import GRADIENTS, DependableCheckpointHook
-from .schedule import schedule_notes
-from .shared_memory import check_shared_memory
-from .stopping import Stop, StopHook, TrainingStoppedError, stop_sentence
-from .sync_batch_norm import gather_batch_norms
-from .workers import shield_workers
+from .reproducibility import ContinuingEpochLoop, ContinuingIterLoop, continuing_loader
+from .work_dir import DependableLocalVisBackend
 
 _RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
 # MMEngine's loops, and what takes their place; a config may also say by_epoch alone.

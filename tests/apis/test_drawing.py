@@ -17,10 +17,18 @@ from ralamala_mm.analysis.detections import DetectedPicture, Objects
 from ralamala_mm.analysis.report import examples
 from ralamala_mm.analysis.report.predicting import Predictions
 from ralamala_mm.apis import drawing
-from ralamala_mm.apis.drawing import distinct_colors, draw, draw_areas, draw_instances, draw_objects, is_palette, palette_of
+from ralamala_mm.apis.drawing import (
+    distinct_colors,
+    draw,
+    draw_areas,
+    draw_instances,
+    draw_objects,
+    is_palette,
+    palette_of,
+    use_visualization,
+)
 from ralamala_mm.apis.masks import encode
-from ralamala_mm.apis.visualizer import use_visualization
-from ralamala_mm.datasets.classes import set_classes
+from ralamala_mm.datasets.config import set_classes
 from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')

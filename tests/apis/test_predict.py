@@ -13,7 +13,7 @@ from torch import nn
 
 from ralamala_mm.apis import load_model, predict
 from ralamala_mm.apis.masks import decode
-from ralamala_mm.apis.predicting import Predictor
+from ralamala_mm.apis.predictor import Predictor
 from ralamala_mm.errors import OptionError, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
@@ -222,7 +222,7 @@ def test_a_batch_is_as_large_as_the_memory_allows(segmentor: nn.Module, monkeypa
     step = segmentor.test_step
     monkeypatch.setattr(segmentor, 'test_step', lambda data: sizes.append(len(data['inputs'])) or step(data))
     one = 4 * segmentor.out_channels * 96 * 128
-    monkeypatch.setattr('ralamala_mm.apis.predicting.memory_of', lambda device: 2 * 2 * one)
+    monkeypatch.setattr('ralamala_mm.apis.predictor.memory_of', lambda device: 2 * 2 * one)
     predict(segmentor, [PICTURES[0]] * 5, batch_size=4)
     assert sizes == [2, 2, 1]
 

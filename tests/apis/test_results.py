@@ -17,8 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ralamala_mm.apis.drawing import draw
-from ralamala_mm.apis.numbering import numbering_of, numbers_in_masks
-from ralamala_mm.apis.results import Tables, write_coloured, write_mask, write_picture
+from ralamala_mm.apis.outputs import Tables, numbering_of, numbers_in_masks, write_coloured, write_mask, write_picture
 from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle', 'star')

@@ -11,10 +11,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
 from ralamala_mm.apis.masks import decode, encode_at, union
-from ralamala_mm.apis.merging import Pieces, merge
-from ralamala_mm.apis.tiled_detection import detect_in_tiles
-from ralamala_mm.apis.tiled_segmentation import blend
-from ralamala_mm.apis.tiling import check_tiles, windows_of
+from ralamala_mm.apis.tiling import Pieces, blend, check_tiles, detect_in_tiles, merge, windows_of
 from ralamala_mm.errors import OptionError
 
 GRIDS = [(50, 70, 32, 8), (100, 33, 32, 0), (97, 131, 40, 25), (64, 64, 64, 16), (65, 40, 64, 63), (33, 300, 32, 1)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ralamala_mm import RAVLT
 from ralamala_mm.checkpoints import RecordedBackbone, load_backbone_checkpoint, load_weights
 from ralamala_mm.checkpoints.convert import inspect_checkpoint
-from ralamala_mm.datasets.classes import set_num_classes
+from ralamala_mm.datasets.config import set_num_classes
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 

@@ -14,9 +14,8 @@ from mmengine.config import Config
 from PIL import Image, ImageOps, features
 
 from ralamala_mm.datasets import LoadCheckedImage, use_checked_loading, use_skipping
-from ralamala_mm.datasets.faults import FileUserError
-from ralamala_mm.datasets.names import shared_files
-from ralamala_mm.datasets.walking import datasets_of
+from ralamala_mm.datasets.config import datasets_of
+from ralamala_mm.datasets.images import FileUserError, shared_files
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
 
@@ -389,7 +388,7 @@ def test_outlines_that_can_be_evaluated(segmentation: list):
 def test_run_lengths_are_counted_as_pycocotools_does():
     from pycocotools import mask as coco_mask
 
-    from ralamala_mm.datasets.segmentations import segmentation_problem
+    from ralamala_mm.datasets.coco import segmentation_problem
 
     rng = np.random.default_rng(0)
     for height, width in ((1, 1), (7, 5), (128, 96), (600, 800)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralamala_mm.datasets.loading import check_image
+from ralamala_mm.datasets.images import check_image
 from ralamala_mm.errors import UserError
 
 

@@ -30,8 +30,8 @@ from ralamala_mm import MALA, RAVLT
 from ralamala_mm.backbones import layers
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.engine.bfloat16 import BFloat16OptimWrapper
+from ralamala_mm.engine.distributed import _Normalise
 from ralamala_mm.engine.non_finite import NonFiniteHook
-from ralamala_mm.engine.sync_batch_norm import _Normalise
 from ralamala_mm.families import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ FAULTS = '''
 import resource, sys
 import torch
 if sys.argv[1] == 'keep':
-    from ralamala_mm.engine.allocator import keep_freed_blocks
+    from ralamala_mm.engine.distributed import keep_freed_blocks
     print(keep_freed_blocks())
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -24,7 +24,7 @@ from toy_training import run_toy, states, toy_config
 
 from ralamala_mm.engine import keep_operators_in_fp32, load_config, use_amp
 from ralamala_mm.engine.bfloat16 import BFloat16OptimWrapper
-from ralamala_mm.engine.failures import explain_failure
+from ralamala_mm.engine.cli import explain_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTORS = sorted(path for folder in ('configs', 'configs/demo') for path in (ROOT / folder).glob('*.py')

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from ralamala_mm.datasets import set_data_root
-from ralamala_mm.datasets.walking import datasets_of
+from ralamala_mm.datasets.config import datasets_of
 from ralamala_mm.engine import add_amp_options, load_config, prepare_config, use_amp, use_auto_scale_lr
 from ralamala_mm.errors import UserError
 

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from toy_training import run_toy, run_two, states, toy_config
 
 from ralamala_mm.engine import DependableRunner
-from ralamala_mm.engine.stopping import StopHook, TrainingStoppedError
+from ralamala_mm.engine.interruption import StopHook, TrainingStoppedError
 
 
 class SignalAt(Hook):
@@ -255,7 +255,7 @@ def test_one_of_two_processes_is_told_during_a_validation(tmp_path: Path, slow: 
 
 # The first process's disk takes its time, or nothing; the second is told to end.
 SAVING = """
-from ralamala_mm.engine.saving import DurableBackend
+from ralamala_mm.engine.checkpointing import DurableBackend
 folder, full = Path(sys.argv[1]), sys.argv[2] == 'full'
 put = DurableBackend.put
 

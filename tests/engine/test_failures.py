@@ -9,7 +9,7 @@ from argparse import Namespace
 import pytest
 from torch.utils.data import DataLoader
 
-from ralamala_mm.engine.failures import explain_failure
+from ralamala_mm.engine.cli import explain_failure
 
 TRAIN = Namespace(resume=None, launcher='none', cfg_options=None)
 INFER = Namespace(batch_size=4, tile=None, device='auto')

@@ -11,8 +11,7 @@ import torch
 from mmengine.config import Config
 
 from ralamala_mm.engine import build_runner, check_process_count, start_processes
-from ralamala_mm.engine.launch import launched_rank
-from ralamala_mm.engine.network import interface_of, local_address
+from ralamala_mm.engine.distributed import interface_of, launched_rank, local_address
 from ralamala_mm.errors import UserError
 
 
@@ -108,7 +107,7 @@ def test_processes_with_gpus_join_as_mmengine_has_it(monkeypatch: pytest.MonkeyP
     seen = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr('ralamala_mm.engine.launch.init_dist', lambda launcher, **given: seen.append((launcher, given)))
+    monkeypatch.setattr('ralamala_mm.engine.distributed.init_dist', lambda launcher, **given: seen.append((launcher, given)))
     for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
         monkeypatch.setenv(name, value)
     config = Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=300))))
@@ -142,7 +141,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import distributed
 from ralamala_mm.engine import start_processes
-from ralamala_mm.engine.launch import _leave_processes
+from ralamala_mm.engine.distributed import _leave_processes
 
 class Hook:
     def __init__(self):

@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from toy_training import run_toy, toy_config
 
 from ralamala_mm.engine import DependableRunner
+from ralamala_mm.engine.interruption import TrainingStoppedError
 from ralamala_mm.engine.non_finite import NonFiniteHook, non_finite_names
-from ralamala_mm.engine.stopping import TrainingStoppedError
 from ralamala_mm.errors import OptionError
 
 

@@ -19,10 +19,10 @@ from mmengine.runner import Runner, log_processor
 from toy_training import ToyDataset, run_toy, toy_config
 
 from ralamala_mm.engine import Console, build_runner, progress
+from ralamala_mm.engine.checkpointing import ValidationHook
+from ralamala_mm.engine.interruption import StopHook
 from ralamala_mm.engine.non_finite import NonFiniteHook
 from ralamala_mm.engine.progress import ConsoleFilter, ProgressHook, libraries_to_log
-from ralamala_mm.engine.resuming import ValidationHook
-from ralamala_mm.engine.stopping import StopHook
 
 GIB = 2**30
 

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_training import run_toy, toy_config
 
-from ralamala_mm.engine import RECORDERS, recorders, use_recorders
+from ralamala_mm.engine import RECORDERS, use_recorders
+from ralamala_mm.engine import work_dir as recorders
 from ralamala_mm.errors import UserError
 
 

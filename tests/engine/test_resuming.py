@@ -15,7 +15,7 @@ from toy_training import run_toy, run_two, toy_config
 from ralamala_mm.checkpoints import read_checkpoint
 from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
 from ralamala_mm.engine import claim_folders, claim_work_dir, use_resume
-from ralamala_mm.engine.saving import DependableCheckpointHook, checkpoint_folder
+from ralamala_mm.engine.checkpointing import DependableCheckpointHook, checkpoint_folder
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import UNFINISHED
 
@@ -167,7 +167,7 @@ def test_checkpoints_in_a_store(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """Which cannot be looked through: what the pointer names counts."""
     stored = 's3://bucket/runs/copy/epoch_3.pth'
     (folder / 'last_checkpoint').write_text(stored)
-    monkeypatch.setattr('ralamala_mm.engine.resuming.training_progress',
+    monkeypatch.setattr('ralamala_mm.engine.checkpointing.training_progress',
                         lambda path: training_progress(folder / 'epoch_3.pth') if path == stored else None)
     config = config_of(folder, default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://bucket/runs')))
     assert use_resume(config, 'auto') == [f'going on from {stored}, after iteration 15']

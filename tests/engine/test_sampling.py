@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from ralamala_mm.engine import sampling
-from ralamala_mm.engine.sampling import ContinuingBatchSampler, PlacedIndex, SeededDataset, continuing_loader, seed_forward
+from ralamala_mm.engine import reproducibility as sampling
+from ralamala_mm.engine.reproducibility import ContinuingBatchSampler, PlacedIndex, SeededDataset, continuing_loader, seed_forward
 
 
 @DATASETS.register_module(force=True)

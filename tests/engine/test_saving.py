@@ -15,9 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from toy_training import ToyMetric, run_toy, toy_config
 
-from ralamala_mm.engine import saving
-from ralamala_mm.engine.saving import DurableBackend
-from ralamala_mm.engine.stopping import TrainingStoppedError
+from ralamala_mm.engine import checkpointing as saving
+from ralamala_mm.engine.checkpointing import DurableBackend
+from ralamala_mm.engine.interruption import TrainingStoppedError
 from ralamala_mm.files import UNFINISHED, remove_unfinished, write_in_one_move
 
 
@@ -161,7 +161,7 @@ import os, sys, torch
 from types import SimpleNamespace
 from torch import distributed, nn
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from ralamala_mm.engine.saving import waiting_gradients
+from ralamala_mm.engine.checkpointing import waiting_gradients
 
 rank = int(sys.argv[1])
 distributed.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)

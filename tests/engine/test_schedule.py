@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ralamala_mm.engine import load_config
-from ralamala_mm.engine.schedule import schedule_notes
+from ralamala_mm.engine.config import schedule_notes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from ralamala_mm.engine.scheduler import await_name, count_processes, take_scheduler_variables
+from ralamala_mm.engine.distributed import await_name, count_processes, take_scheduler_variables
 from ralamala_mm.errors import UserError
 
 # As Kubeflow's TrainJob sets them.

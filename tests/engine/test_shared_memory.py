@@ -12,8 +12,8 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Dataset
 
-from ralamala_mm.engine import shared_memory
-from ralamala_mm.engine.shared_memory import check_shared_memory
+from ralamala_mm.engine import loaders as shared_memory
+from ralamala_mm.engine.loaders import check_shared_memory
 from ralamala_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from ralamala_mm.engine.sync_batch_norm import GatheredBatchNorm, gather_batch_norms
+from ralamala_mm.engine.distributed import GatheredBatchNorm, gather_batch_norms
 
 CHANNELS = 3
 # name: images of each rank (cut to the number of ranks), arguments, dtype, memory format, mode

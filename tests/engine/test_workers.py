@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from torch.utils.data import DataLoader
 
-from ralamala_mm.engine.workers import shield_workers
+from ralamala_mm.engine.loaders import shield_workers
 
 
 def alive(pid: int) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.fileio import register_backend
 
-from ralamala_mm.engine.saving import DurableBackend
+from ralamala_mm.engine.checkpointing import DurableBackend
 from ralamala_mm.files import write_in_one_move
 
 PARTS = 20

@@ -14,8 +14,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from ralamala_mm.datasets import LoadCheckedImage, use_checked_loading
-from ralamala_mm.datasets.checking import check_config_data
-from ralamala_mm.datasets.scanning import WorkerKilledError, scan
+from ralamala_mm.datasets.validation import WorkerKilledError, check_config_data, scan
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError
 

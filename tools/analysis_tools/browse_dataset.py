@@ -9,7 +9,7 @@ from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statist
 from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.apis.drawing import palette_of
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
-from ralamala_mm.datasets.walking import MODES
+from ralamala_mm.datasets.config import MODES
 from ralamala_mm.engine import prepare_config, run
 from ralamala_mm.errors import UserError
 

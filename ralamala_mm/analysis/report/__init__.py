@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ralamala_mm.apis.loading import find_device
+from ralamala_mm.apis.predictor import find_device
 from ralamala_mm.errors import UserError
 
 from .detection import Detections, evaluate_detections

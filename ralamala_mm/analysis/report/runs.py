@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ralamala_mm.engine import load_config
-from ralamala_mm.engine.evaluation import is_segmentation
+from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
 
 Series = dict[str, list[tuple[int, float]]]  # name → (iteration, value) pairs

@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ralamala_mm.datasets import use_checked_loading, use_data
-from ralamala_mm.datasets.checked import CHECKED
+from ralamala_mm.datasets.config import CHECKED
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.engine import load_config
 from ralamala_mm.errors import UserError

@@ -1,6 +1,8 @@
-"""Whether /dev/shm holds what data loader workers hand over to their process; a container has 64 MB of it by default."""
+"""Data loader workers: that they outlive a signal to the whole job, and that /dev/shm holds what they hand over."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -10,6 +12,41 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ralamala_mm.errors import UserError
+
+_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+
+
+class Shielded:
+    """A worker's start: SIGTERM and SIGUSR1 are left to the process that the worker works for.
+
+    Schedulers signal every process of a job. A training whose workers died of it could not go on to its checkpoint.
+
+    Args:
+        start: what the worker does besides.
+    """
+
+    def __init__(self, start: Callable[[int], None] | None):
+        self.start = start
+
+    def __call__(self, worker: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=self._obey, args=[os.getppid()], daemon=True).start()
+        if self.start:
+            self.start(worker)
+
+    @staticmethod
+    def _obey(parent: int) -> None:
+        """Ends on SIGTERM of the parent, which is how PyTorch ends a worker that does not come to its end."""
+        while True:
+            received = signal.sigwaitinfo(_SIGNALS)
+            if received.si_signo == signal.SIGTERM and received.si_pid == parent:
+                os._exit(0)
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Lets a loader's workers leave SIGTERM and SIGUSR1 to the process that they work for."""
+    loader.worker_init_fn = Shielded(loader.worker_init_fn)
+
 
 SHARED_MEMORY = '/dev/shm'  # where PyTorch puts tensors that processes share, by either of its strategies
 _SAMPLES = 3  # of which a batch's size is estimated

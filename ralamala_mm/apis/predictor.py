@@ -1,27 +1,255 @@
-"""Predictions for pictures, in order: batches of one shape, tiles, and what is left out of them."""
+"""From a config and a checkpoint to predictions for images, in order: batches of one shape, tiles, and what is left out."""
 
+import copy
 import difflib
+import inspect
 import itertools
+import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_backbone, recorded_classes
+from ralamala_mm.datasets import use_checked_loading
+from ralamala_mm.datasets.config import config_classes, dataset_class, datasets_of, set_classes
+from ralamala_mm.engine import build_model, load_config, use_test_time_augmentation
 from ralamala_mm.errors import OptionError, UserError
 
-from .loading import is_segmentor
-from .memory import memory_of
-from .pipeline import Preparation, augmented_model
-from .tiled_detection import detect_in_tiles
-from .tiled_segmentation import segment_in_tiles
-from .tiling import check_tiles, windows_of
+from .drawing import is_palette, palette_of
+from .tiling import check_tiles, detect_in_tiles, memory_of, segment_in_tiles, windows_of
+
+
+def load_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'auto',
+               options: dict | None = None, fuse: bool = False) -> nn.Module:
+    """Builds a config's detector or segmentor for inference.
+
+    Args:
+        config: path of a config file, or a config, which is copied.
+        checkpoint: path or URL of the weights, of any form that `tools/test.py` takes. If it records other classes than the
+            config's, the heads get as many outputs. None leaves the weights random.
+        device: 'cpu', 'cuda', 'cuda:1', …; 'auto' takes a GPU if there is one.
+        options: settings to override in the config, such as `{'model.test_cfg.rcnn.max_per_img': 300}`.
+        fuse: take the backbone's norms into its convolutions, which is faster and changes results by rounding alone.
+
+    Returns:
+        The model in evaluation mode. `cfg` is its config, `dataset_meta` a dict of its `classes` and `palette`, as MMDetection's
+        and MMSegmentation's own functions expect them, and of `reduce_zero_label`, whether 0 is no class in the data set's masks.
+
+    Raises:
+        UserError: config or checkpoint cannot be read or do not fit together, or there is no such device.
+    """
+    target = find_device(device)
+    if isinstance(config, Config):
+        config = copy.deepcopy(config)
+        if options:
+            config.merge_from_dict(options)
+    else:
+        config = load_config(str(config), options)
+    _check_task(config)
+    content = read_checkpoint(str(checkpoint)) if checkpoint else {}
+    _use_classes(config, recorded_classes(content))
+    use_checked_loading(config)
+    if 'backbone' in config.model:
+        config.model.backbone.init_cfg = None  # the checkpoint holds all weights
+        if 'pretrained' in config.model.backbone:
+            config.model.backbone.pretrained = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')  # on losses, which inference does without
+        model = build_model(config)
+    if checkpoint:
+        report = load_weights(model, find_weights(content, str(checkpoint)), str(checkpoint), complete=True,
+                              recorded=recorded_backbone(content))
+        print_log(str(report), 'current', logging.INFO if report.is_clean else logging.WARNING)
+    else:
+        print_log('no checkpoint: the weights are random, and so will be the predictions', 'current', logging.WARNING)
+    if fuse and hasattr(getattr(model, 'backbone', None), 'fuse_for_inference'):
+        model.backbone.fuse_for_inference()
+    model.cfg = config
+    model.dataset_meta = _dataset_meta(config, content)
+    return model.to(target).eval()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; 'auto' is a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
+        raise UserError(f'--device {name} is not to be had here, but {", ".join(["cpu", *there])}') from error
+    return device
+
+
+def is_segmentor(model: nn.Module) -> bool:
+    """Whether a loaded model is of MMSegmentation."""
+    return model.cfg.default_scope == 'mmseg'
+
+
+def _check_task(config: Config) -> None:
+    if not isinstance(config.get('model'), dict):
+        raise UserError(f'config {config.filename} has no model')
+    if config.get('default_scope') not in ('mmdet', 'mmseg'):
+        raise UserError(f"config {config.filename} has default_scope {config.get('default_scope')!r}: inference is for "
+                        "MMDetection's 'mmdet' and MMSegmentation's 'mmseg'")
+    _, dataset = next(datasets_of(config, ['test']), (None, {}))
+    if not dataset.get('pipeline'):
+        raise UserError(f'config {config.filename} has no test_dataloader with a data set whose pipeline prepares the pictures')
+
+
+def _use_classes(config: Config, recorded: Sequence[str] | None) -> None:
+    """Gives the config the classes that the weights were trained on, if they are not as many as its own."""
+    if recorded and len(recorded) != len(config_classes(config)):
+        set_classes(config, recorded)
+
+
+def _dataset_meta(config: Config, content: Mapping) -> dict:
+    """Names and colours of the classes: of the checkpoint, else of the config's data set, else made up."""
+    meta = content.get('meta') or {}
+    recorded = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
+    classes = recorded_classes(content) or config_classes(config)
+    classes = classes or tuple(f'class {i}' for i in range(_head_classes(config.model)))
+    palettes = (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes))
+    palette = next((palette for palette in palettes if is_palette(palette, len(classes))), None)
+    return dict(classes=classes, palette=palette_of(dict(classes=classes, palette=palette)),
+                reduce_zero_label=bool(recorded.get('reduce_zero_label', _config_reduces(config))))
+
+
+def _config_reduces(config: Config) -> bool:
+    """`reduce_zero_label` of a config's data set, or of its class; that of detectors does not know it."""
+    _, dataset = next(datasets_of(config, ['test']))
+    parameters = [inspect.signature(kind).parameters for kind in getattr(dataset_class(config, dataset), '__mro__', ())[:-1]]
+    defaults = (known['reduce_zero_label'].default for known in parameters if 'reduce_zero_label' in known)
+    return dataset.get('reduce_zero_label', next(defaults, False))
+
+
+def _config_palette(config: Config, classes: Sequence[str]) -> object:
+    _, dataset = next(datasets_of(config, ['test']))
+    if tuple(config_classes(config)) != tuple(classes):
+        return None
+    own = (dataset.get('metainfo') or {}).get('palette')
+    return own or getattr(dataset_class(config, dataset), 'METAINFO', {}).get('palette')
+
+
+def _head_classes(part: object) -> int:
+    """The largest `num_classes` within a model's config."""
+    values = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+    own = part.get('num_classes') if isinstance(part, dict) else None
+    return max([own if isinstance(own, int) else 0, *map(_head_classes, values)])
+
+
+_TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
+_READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
+
+
+class Preparation:
+    """Reads pictures and prepares them for a model.
+
+    Args:
+        config: of a detector or segmentor, its images read by `LoadCheckedImage`.
+        tta: prepare several views of a picture, as the config's test-time augmentation wants them.
+    """
+
+    def __init__(self, config: Config, tta: bool):
+        pipeline = _test_pipeline(config)
+        reader = next((transform for transform in pipeline if _is_loader(transform)), _READER)
+        if tta:
+            pipeline = _test_pipeline(augmented(config))
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            self._reader = TRANSFORMS.build(reader)
+            self._pipeline = Compose(_without_loaders(pipeline))
+
+    def read(self, image: str | Path | np.ndarray) -> np.ndarray:
+        """A picture `[H, W, 3]`, BGR.
+
+        Args:
+            image: a path, or a picture, grey ones `[H, W]` too.
+
+        Raises:
+            UserError: the file is missing or damaged, or the array is no picture.
+        """
+        if isinstance(image, str | Path):
+            if not Path(image).is_file():
+                raise UserError(f'image {image} does not exist')
+            return self._reader(dict(img_path=str(image)))['img']
+        if not isinstance(image, np.ndarray):
+            raise UserError(f'a {type(image).__name__} is no picture: {_TAKEN}')
+        if image.dtype != np.uint8 or not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
+            raise UserError(f'an array of {image.dtype} and shape {image.shape} is no picture: {_TAKEN}')
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+
+    def prepare(self, picture: np.ndarray, path: str | None = None) -> dict:
+        """The model's `inputs` and `data_samples`; lists of them, one entry a view, for test-time augmentation.
+
+        Raises:
+            UserError: the pipeline cannot do it, as where a picture of 3000×1 pixels would be made so small that nothing is left.
+        """
+        height, width = shape = picture.shape[:2]
+        try:
+            return self._pipeline(dict(img=picture, img_path=path, img_id=0, img_shape=shape, ori_shape=shape, height=height,
+                                       width=width, seg_fields=[], sample_idx=0))
+        except cv2.error as error:
+            what, why = f'image {path} of' if path else 'a picture of', ' '.join(str(error).split())
+            raise UserError(f'{what} {width}×{height} pixels does not go through the test pipeline: {why}') from error
+
+
+def augmented(config: Config) -> Config:
+    """A copy of a config with test-time augmentation around its model and in its test pipeline.
+
+    Raises:
+        UserError: the config or the kind of model does not allow it.
+    """
+    config = copy.deepcopy(config)
+    use_test_time_augmentation(config)
+    return config
+
+
+def augmented_model(config: Config, model: nn.Module) -> nn.Module:
+    """A model within the config's model for test-time augmentation, which merges its predictions."""
+    wrapper = dict(augmented(config).model, module=model)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return MODELS.build(wrapper)
+
+
+def _test_pipeline(config: Config) -> list[ConfigDict]:
+    _, dataset = next(datasets_of(config, ['test']))
+    return dataset.get('pipeline') or []
+
+
+def _is_loader(transform: ConfigDict) -> bool:
+    return str(transform.get('type')).split('.')[-1].startswith('Load')
+
+
+def _without_loaders(transforms: list) -> list:
+    """The transforms without those that read files, within TestTimeAug too, whose empty alternatives go."""
+    kept = []
+    for transform in transforms:
+        if isinstance(transform, list | tuple):
+            transform = _without_loaders(transform)
+        elif _is_loader(transform):
+            continue
+        elif 'transforms' in transform:
+            transform = ConfigDict(transform, transforms=_without_loaders(transform['transforms']))
+        if transform:
+            kept.append(transform)
+    return kept
+
 
 Predicted = BaseDataElement | UserError  # a data sample, or why there is none
 OnFailure = Callable[[object, UserError], None]  # a picture's name, and why it cannot be predicted

@@ -1,23 +1,224 @@
-"""What a COCO-format split holds and what is wrong with it; a mended copy where the wrong would stop or distort a run.
+"""COCO-format annotations found in a folder, and checked; a corrected copy where they would stop or distort a run.
 
-A copy is made for what MMDetection or pycocotools cannot read or would count wrongly: annotation ids used twice, images
-without a file, `area` or `iscrowd` left out, categories in another order than in training, and, in a split that is
-evaluated, boxes and outlines that nothing can match. What they handle themselves is told, and left as it is.
+Layouts that people and tools leave: COCO's own (`annotations/instances_train2017.json`, `train2017/`), `annotations/train.json`
+with `images/train/`, Roboflow's (`train/_annotations.coco.json` beside the images, `valid/`), CVAT's
+(`annotations/instances_default.json`, `images/default/`), and one JSON file beside a folder of images.
+
+A corrected copy of the annotations is made for what MMDetection or pycocotools cannot read or would count wrongly: annotation
+ids used twice, images without a file, `area` or `iscrowd` left out, categories in another order than in training, and, in a
+split that is evaluated, boxes and polygons that nothing can match. What they handle themselves is reported and left as it is.
 """
 
 import codecs
 import collections
+import fnmatch
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from ..names import SHARED_REMEDY, find_file, shared_files
-from ..segmentations import cannot_be_evaluated, has_strays, is_degenerate, outlines, segmentation_problem
-from .coco_files import CocoSplit
-from .image_sizes import image_sizes
-from .report import ERROR, MENDED, NOTE, Problem, problem, some
+from ralamala_mm.errors import UserError
+
+from .diagnosis import read_coco
+from .images import SHARED_REMEDY, find_file, image_sizes, shared_files
+from .report import ERROR, MENDED, NOTE, Problem, problem, some, split_of
+
+_FARTHEST = 1e6  # pixels; pycocotools draws every point of an outline, in 32-bit integers
+
+
+def segmentation_problem(segmentation: object, height: int, width: int) -> str | None:
+    """Why a COCO segmentation is none of an image of this size, or None.
+
+    Polygons with an odd count or fewer than three points pass: MMDetection leaves them out.
+
+    Args:
+        segmentation: a list of polygons, or run lengths as a list or compressed.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
+    if isinstance(segmentation, list):
+        return _polygon_problem(segmentation)
+    if not isinstance(segmentation, dict):
+        return f'is a {type(segmentation).__name__}, neither polygons nor run lengths'
+    size, counts = segmentation.get('size'), segmentation.get('counts')
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        return f'has run lengths for size {size} (height, width), and its image is [{height}, {width}]'
+    if isinstance(counts, str | bytes):
+        counts = _decompressed(counts)
+    total = _total(counts)
+    if total is None:
+        return 'has run lengths that cannot be read'
+    if total != height * width:
+        return f'has run lengths for {total} pixels, and its image has {height * width}'
+    return None
+
+
+def is_degenerate(segmentation: object) -> bool:
+    """Polygons without one of at least three points: learnt from by nobody, and taken for boxes by pycocotools."""
+    return isinstance(segmentation, list) and not any(_is_outline(polygon) for polygon in segmentation)
+
+
+def cannot_be_evaluated(segmentation: object) -> bool:
+    """Degenerate polygons, and those whose first has at most four values: by it, pycocotools takes all for what they are not."""
+    return is_degenerate(segmentation) or (isinstance(segmentation, list) and len(segmentation[0]) <= 4)
+
+
+def has_strays(segmentation: object) -> bool:
+    """Polygons of which some, and not all, have an odd count or fewer than three points; training leaves these parts out."""
+    return isinstance(segmentation, list) and 0 < len(outlines(segmentation)) < len(segmentation)
+
+
+def outlines(segmentation: list) -> list:
+    """The polygons of at least three points."""
+    return [polygon for polygon in segmentation if _is_outline(polygon)]
+
+
+def _is_outline(polygon: Sequence) -> bool:
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
+
+
+def _polygon_problem(polygons: list) -> str | None:
+    for polygon in polygons:
+        if not isinstance(polygon, list | tuple):
+            return 'is a flat list: COCO has a list of polygons, each a list x, y, x, y, …'
+        try:
+            if not math.isfinite(sum(polygon)):
+                return 'has a polygon with values that are no finite numbers'
+            if polygon and (max(polygon) > _FARTHEST or min(polygon) < -_FARTHEST):
+                return 'has a polygon that lies far beyond its image'
+        except (TypeError, OverflowError):
+            return 'has a polygon with values that are no numbers'
+    return None
+
+
+def _total(counts: object) -> int | None:
+    """How many pixels run lengths are for; None if they are no list of counts."""
+    if isinstance(counts, np.ndarray):
+        return int(counts.sum()) if counts.size and counts.min() >= 0 else None
+    if not isinstance(counts, list) or not counts or not all(isinstance(count, int) and count >= 0 for count in counts):
+        return None
+    return sum(counts)
+
+
+def _decompressed(text: str | bytes) -> np.ndarray | None:
+    """Run lengths from COCO's text: five bits a character, the lowest first, from the third on as differences.
+
+    Returns:
+        int64 `[runs]`, or None if the text is none.
+    """
+    try:
+        values = np.frombuffer(text.encode('ascii') if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    if not values.size or values.min() < 0 or values.max() > 63 or values[-1] & 32:
+        return None
+    ends = np.flatnonzero(~values & 32)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() > 6:  # a count has at most 32 bits
+        return None
+    places = 5 * (np.arange(values.size) - np.repeat(starts, ends - starts + 1))
+    runs = np.add.reduceat((values & 31) << places, starts)
+    runs -= np.where(values[ends] & 16, 1 << (places[ends] + 5), 0)  # the highest bit is the sign
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
+
+
+_PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
+             'annotations.json', 'labels.json', 'result.json')
+_NOT_INSTANCES = ('captions', 'person_keypoints', 'image_info', 'panoptic', 'stuff')
+_PROBE = 50  # images by which a folder is chosen
+
+
+@dataclass(eq=False)
+class CocoSplit:
+    """One annotation file with the folder of its images; `name` is 'train', 'val', 'test', or 'all' if it is the only one."""
+
+    name: str
+    ann_file: Path
+    root: Path
+    named_image_dir: Path | None = None  # by a config; else it is looked for
+
+    @cached_property
+    def content(self) -> dict:
+        """What the file holds.
+
+        Raises:
+            UserError: it is not JSON of COCO's form.
+        """
+        content, problem = read_coco(self.ann_file)
+        if problem:
+            raise UserError(f'annotation file {self.ann_file} {problem}')
+        return content
+
+    @cached_property
+    def image_dir(self) -> Path:
+        """The folder to which the file's `file_name`s belong.
+
+        Raises:
+            UserError: no folder has any of the images.
+        """
+        if self.named_image_dir:
+            return self.named_image_dir
+        images = self.content['images']
+        names = [image['file_name'] for image in images[::max(1, len(images) // _PROBE)]]
+        found = {folder: sum(bool(find_file(os.path.join(folder, name))) for name in names) for folder in self._candidates()}
+        best = max(found, key=found.__getitem__)
+        if not found[best]:
+            raise UserError(f'none of the images that {self.ann_file} names is there, such as {names[0]}; looked in '
+                            f'{", ".join(str(folder) for folder in found)}')
+        return best
+
+    def _candidates(self) -> Iterator[Path]:
+        stem = self.ann_file.stem.removeprefix('instances_')
+        bases = [self.root, self.root / 'images', self.root / 'data']
+        folders = [base / stem for base in bases]
+        folders += [folder for base in bases if base.is_dir() for folder in sorted(base.iterdir())
+                    if split_of(folder.name) == self.name or folder.name == 'default']
+        folders += [folder / 'images' for folder in folders]
+        folders += [self.ann_file.parent, self.ann_file.parent / 'images', *bases]
+        yield from (folder for folder in dict.fromkeys(folders) if folder.is_dir())
+
+
+def find_coco(root: Path) -> tuple[str, dict[str, CocoSplit]]:
+    """The splits in a folder by name, and a word for its layout; none if there is no COCO-format file.
+
+    Raises:
+        UserError: several files want to be the same split.
+    """
+    files: dict[str, list[Path]] = {}
+    folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
+    for path in (path for folder in folders for path in sorted(folder.glob('*.json'))):
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in _PATTERNS) and not path.name.startswith(_NOT_INSTANCES):
+            named = split_of(path.stem) or (split_of(path.parent.name) if path.parent != root else None)
+            files.setdefault(named or 'all', []).append(path)
+    splits = {}
+    for name, paths in files.items():
+        ranks = [next(i for i, pattern in enumerate(_PATTERNS) if fnmatch.fnmatch(path.name, pattern)) for path in paths]
+        best = [path for path, rank in zip(paths, ranks, strict=True) if rank == min(ranks)]
+        if len(best) > 1:
+            several = ' and '.join(str(path) for path in best[:3])
+            raise UserError(f'{several} could both be the {name} annotations: leave one in {root}')
+        splits[name] = CocoSplit(name, best[0], root)
+    if len(splits) > 1:
+        splits.pop('all', None)
+    return _layout(root, splits), splits
+
+
+def _layout(root: Path, splits: dict[str, CocoSplit]) -> str:
+    stems = [split.ann_file.stem for split in splits.values()]
+    if any(stem.endswith('_annotations.coco') for stem in stems):
+        return 'COCO format as Roboflow exports it'
+    if any((subset := stem.removeprefix('instances_')) == 'default' or subset.istitle() for stem in stems):
+        return 'COCO format as CVAT exports it'
+    if all(split.ann_file.parent == root / 'annotations' for split in splits.values()):
+        return 'COCO format'
+    return 'COCO format, in a layout of its own'
+
 
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
 _TOO_MANY = 0.2  # share of boxes with the same defect, beyond which the file means something else

@@ -1,4 +1,4 @@
-"""Ending a training early, by all processes at the same iteration: signals of schedulers, and faults that do not pass."""
+"""Ending a training early, by all ranks at the same iteration: signals of schedulers, and faults that do not pass."""
 
 import enum
 import os

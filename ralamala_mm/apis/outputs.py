@@ -1,25 +1,82 @@
-"""Predictions into files: COCO's JSON, a table, masks as pictures; each is there whole or not at all."""
+"""Predictions into files: COCO's JSON, a table, masks as images, numbered as in the data set."""
 
 import csv
 import errno
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ralamala_mm.datasets.config import datasets_of
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import UNFINISHED, write_in_one_move
 
 from .drawing import Color
 from .masks import RunLengths, area, encode
-from .numbering import Numbering
+
+# COCO has 80 classes, numbered from 1 to 90 with gaps.
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_COCO_IDS = [number for number in range(1, 91) if number not in _COCO_GAPS]
+_COCO_ENDS = ('person', 'toothbrush')
+
+
+@dataclass
+class Numbering:
+    """Category ids by label, and image ids by a file's real path; images that the data set does not have get higher ones."""
+
+    categories: list[int]
+    images: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._next = max((number for number in self.images.values() if isinstance(number, int)), default=0) + 1
+
+    def image_id(self, path: str | None = None) -> int:
+        """A number of its own for each picture or frame."""
+        known = self.images.pop(str(Path(path).resolve()), None) if path else None
+        if known is not None:
+            return known
+        self._next += 1
+        return self._next - 1
+
+
+def numbering_of(config: Config, classes: Sequence[str]) -> Numbering:
+    """Numbers of a detector's classes and images, as in the annotation file of the config's test part if it is there and has
+    these classes; COCO's for COCO's classes; else from 1."""
+    for _, dataset in datasets_of(config, ['test']):
+        root = Path(dataset.get('data_root') or '')
+        path = root / str(dataset.get('ann_file') or '')
+        if path.suffix == '.json' and path.is_file():
+            folder = root / (dataset.get('data_prefix') or {}).get('img', '')
+            try:
+                content = json.loads(path.read_text(encoding='utf-8'))
+                by_name = {category['name']: category['id'] for category in content['categories']}
+                images = {str((folder / image['file_name']).resolve()): image['id'] for image in content['images']}
+            except (ValueError, TypeError, KeyError) as error:
+                print_log(f'{path} cannot be read as annotations ({type(error).__name__}: {error}): its numbers of classes and '
+                          'images are not used', 'current', logging.WARNING)
+                continue
+            if all(name in by_name for name in classes):
+                return Numbering([by_name[name] for name in classes], images)
+    if len(classes) == len(_COCO_IDS) and (classes[0], classes[-1]) == _COCO_ENDS:
+        return Numbering(_COCO_IDS)
+    return Numbering(list(range(1, len(classes) + 1)))
+
+
+def numbers_in_masks(classes: Sequence[str], reduce_zero_label: bool) -> Numbering:
+    """A segmentor's categories are numbered as the pixels of the data set's masks: from 1 where 0 is no class, as in ADE20K."""
+    return Numbering([label + reduce_zero_label for label in range(len(classes))])
+
 
 _DETECTION_COLUMNS = ('image', 'frame', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
 _AREA_COLUMNS = ('image', 'frame', 'class', 'pixels', 'share')

@@ -1,0 +1,455 @@
+"""Folders of images and masks that belong together, and what the values or colors of the masks stand for.
+
+Layouts that people and tools leave: ADE20K's (`images/training`, `annotations/training`), MMSegmentation's (`img_dir/train`,
+`ann_dir/train`), `train/images` with `train/masks`, the built-in one (`train`, `semantic/train`), one pair without splits
+(`images`, `masks`), and Pascal VOC's, which CVAT exports (`JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/train.txt`).
+"""
+
+import collections
+import csv
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+from ralamala_mm.errors import UserError
+from ralamala_mm.files import write_in_one_move
+
+from .config import config_classes, datasets_of, reduces_zero_label
+from .images import find_file, image_size
+from .report import ERROR, MENDED, NOTE, Problem, Report, is_image, problem, some, split_of
+
+Colour = tuple[int, int, int]
+_FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names in the order of the mask's values, with colours if the file gives them."""
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...] | None
+    path: Path
+
+
+def read_class_names(root: Path) -> ClassNames | None:
+    """The classes of a folder: CVAT's `labelmap.txt`, a `class_dict.csv` (name, r, g, b), or one name a line.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = next((path for name in _FILES for path in sorted(root.glob(name)) + sorted(root.glob(f'*/{name}'))), None)
+    if path is None:
+        return None
+    try:
+        found = _read(path)
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise UserError(f'{path} is not a list of class names as its name promises ({error})') from error
+    if not found.names or len(set(found.names)) < len(found.names) or '' in found.names:
+        what = 'a class twice, or one without a name' if found.names else 'no classes'
+        raise UserError(f'{path} lists {what}: one name a line')
+    return found
+
+
+def _read(path: Path) -> ClassNames:
+    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
+        fields = [line.split(':') for line in lines if not line.startswith('#')]
+        return ClassNames(tuple(f[0] for f in fields), tuple(_colour(f[1].split(',')) for f in fields), path)
+    if path.suffix == '.csv':
+        rows = list(csv.reader(lines))[1:]
+        return ClassNames(tuple(row[0] for row in rows), tuple(_colour(row[1:4]) for row in rows), path)
+    return ClassNames(tuple(lines), None, path)
+
+
+def _colour(texts: list[str]) -> Colour:
+    red, green, blue = map(int, texts)
+    return red, green, blue
+
+
+_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
+_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
+_VOC_LISTS = Path('ImageSets', 'Segmentation')
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """Images and masks of one split; `stems` names the images without suffix, None for all in the folder."""
+
+    name: str
+    image_dir: Path
+    mask_dir: Path
+    stems: tuple[str, ...] | None = None
+
+    @cached_property
+    def image_suffix(self) -> str:
+        """The one that most images have; MMSegmentation reads a folder by one suffix."""
+        return _commonest(Path(name).suffix for name in _images(self.image_dir))
+
+    @cached_property
+    def other_suffixes(self) -> list[str]:
+        """Images with another suffix."""
+        return [name for name in _images(self.image_dir) if Path(name).suffix != self.image_suffix]
+
+    @cached_property
+    def mask_suffix(self) -> str:
+        """What a mask's name has after the image's stem, such as `.png` or `_mask.png`.
+
+        Raises:
+            UserError: no mask bears the name of an image.
+        """
+        masks = sorted(unicodedata.normalize('NFC', name) for name in _images(self.mask_dir))
+        if not self.all_stems:
+            raise UserError(f'{self.image_dir} has no images for {self.name}')
+        suffixes = collections.Counter()
+        for stem in self.all_stems[::max(1, len(self.all_stems) // 50)]:
+            stem = unicodedata.normalize('NFC', stem.replace('\\', os.sep))
+            suffixes.update(name.removeprefix(stem) for name in masks if name.startswith(stem)
+                            and not name.removeprefix(stem)[0].isalnum())
+        if not suffixes:
+            raise UserError(f'no mask in {self.mask_dir} bears the name of an image in {self.image_dir}, such as '
+                            f'{self.all_stems[0]}')
+        return suffixes.most_common(1)[0][0]
+
+    @cached_property
+    def all_stems(self) -> list[str]:
+        """The names of the split's images, sorted."""
+        if self.stems is not None:
+            return list(self.stems)
+        suffix = self.image_suffix
+        return sorted(name.removesuffix(suffix) for name in _images(self.image_dir) if name.endswith(suffix))
+
+    def image(self, stem: str) -> Path:
+        return _meant(self.image_dir / (stem + self.image_suffix))
+
+    def mask(self, stem: str) -> Path:
+        return _meant(self.mask_dir / (stem + self.mask_suffix))
+
+    def is_renamed(self, stem: str) -> bool:
+        """Whether the image or the mask is called otherwise than in the list, or than one another."""
+        return (self.image(stem) != self.image_dir / (stem + self.image_suffix)
+                or self.mask(stem) != self.mask_dir / (stem + self.mask_suffix))
+
+    def only(self, name: str, stems: Sequence[str]) -> 'MaskSplit':
+        """A part of it."""
+        return replace(self, name=name, stems=tuple(stems))
+
+
+def _images(folder: Path) -> list[str]:
+    """Names of the images in a folder and the folders within it, relative to it."""
+    return [os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder)
+            for name in names if is_image(name)]
+
+
+def _meant(path: Path) -> Path:
+    return Path(find_file(str(path)) or path)
+
+
+def _commonest(values) -> str:
+    counts = collections.Counter(values)
+    return counts.most_common(1)[0][0] if counts else ''
+
+
+def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
+    """The splits of a folder by name ('train', 'val', 'test', or 'all'), and a word for its layout; none if there are none.
+
+    Raises:
+        UserError: several folders could be the same.
+    """
+    if (root / 'JPEGImages').is_dir() and (root / 'SegmentationClass').is_dir():
+        return _find_voc(root)
+    found: dict[tuple[str, str], list[Path]] = {}  # by role and split
+    folders = [folder for folder in sorted(root.glob('*')) + sorted(root.glob('*/*')) if folder.is_dir()]
+    for folder in folders:
+        parts = [part.lower() for part in folder.relative_to(root).parts]
+        split = next((split for part in parts if (split := split_of(part))), 'all')
+        role = 'mask' if any(part in _MASK_FOLDERS for part in parts) else 'image' if split != 'all' or any(
+            part in _IMAGE_FOLDERS for part in parts) else None
+        has_images = any(is_image(entry.name) for entry in os.scandir(folder))
+        if role and has_images:
+            found.setdefault((role, split), []).append(folder)
+    splits = {}
+    for name in ('train', 'val', 'test', 'all'):
+        images, masks = found.get(('image', name)), found.get(('mask', name))
+        if images and masks and not (name == 'all' and splits):
+            splits[name] = MaskSplit(name, _only(images, f'{name} images'), _only(masks, f'{name} masks'))
+    return 'folders of images and masks', splits
+
+
+def _only(folders: list[Path], what: str) -> Path:
+    if len(folders) > 1:
+        raise UserError(f'{" and ".join(map(str, folders[:3]))} could both be the {what}: leave one')
+    return folders[0]
+
+
+def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
+    splits = {}
+    for path in sorted((root / _VOC_LISTS).glob('*.txt')):
+        name = split_of(path.stem) or 'all'  # `trainval.txt` too, which then serves only where it is alone
+        stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        splits[name] = MaskSplit(name, root / 'JPEGImages', root / 'SegmentationClass', tuple(stems))
+    if not splits:
+        splits['all'] = MaskSplit('all', root / 'JPEGImages', root / 'SegmentationClass')
+    if len(splits) > 1:
+        splits.pop('all', None)
+    return 'Pascal VOC\'s folders, as CVAT exports them', splits
+
+
+IGNORED = 255  # pixels that neither train nor count
+MANY = 64  # a mask of more colours, or of more values that have no names, is a photograph or was smoothed
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask: how it stores its classes, and how many pixels have each value (or colour).
+
+    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'colour', 'deep' (beyond 8 bits)
+    or 'broken'.
+    """
+
+    kind: str
+    size: tuple[int, int]  # width, height
+    image_size: tuple[int, int] | None  # None: the image cannot be read, which is told when it is
+    pixels: dict[int | Colour, int]
+
+
+@dataclass
+class CheckedMasks:
+    """All masks of a split by the stem of their name."""
+
+    split: MaskSplit
+    masks: dict[str, Mask] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # stems of images without a mask
+    absent: list[str] = field(default_factory=list)  # stems that a list names, without an image
+    unpaired: list[str] = field(default_factory=list)  # masks without an image
+    renamed: list[str] = field(default_factory=list)  # stems whose files are called a little otherwise
+
+    def stems(self, is_such: Callable[[Mask], bool]) -> list[str]:
+        return [stem for stem, mask in self.masks.items() if is_such(mask)]
+
+    @property
+    def pixels(self) -> collections.Counter:
+        """Over all masks."""
+        total = collections.Counter()
+        for mask in self.masks.values():
+            total.update(mask.pixels)
+        return total
+
+
+def read_mask(path: Path, image: Path) -> Mask:
+    """Reads a mask whole, and of the image only its size."""
+    pictured = image_size(image)
+    try:
+        with Image.open(path) as picture:
+            size, mode = picture.size, picture.mode
+            values = np.asarray(picture.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else picture)
+    except Exception:  # decoders of broken files raise whatever they come upon
+        return Mask('broken', (0, 0), pictured, {})
+    if values.ndim == 3:
+        if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+            return Mask('grey', size, pictured, _counts(values[..., 0]))
+        packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
+        colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
+        return Mask('colour', size, pictured, dict(zip(colours, map(int, counts[:MANY + 1]), strict=True)))
+    if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
+        return Mask('deep', size, pictured, {int(values.max()): 1})
+    return Mask('index', size, pictured, _counts(values.astype(np.uint8)))
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    counts = np.bincount(values.ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
+    """Reads all masks of a split.
+
+    Args:
+        split: where they are.
+        show_progress: print how far it is on stderr when it takes long.
+    """
+    checked = CheckedMasks(split)
+    listed = set(os.listdir(split.mask_dir))
+    stems = split.all_stems
+    checked.absent = [stem for stem in split.stems or () if not split.image(stem).exists()]
+    stems = sorted(set(stems) - set(checked.absent))
+    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
+    checked.missing = sorted(set(stems) - set(present))
+    checked.renamed = [stem for stem in present if split.is_renamed(stem)]
+    if split.stems is None:
+        paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
+        checked.unpaired = sorted(name for name in listed - paired if is_image(name))
+    started = told = time.monotonic()
+    neighbours = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))  # processes of this node that do the same
+    with ThreadPoolExecutor(max(1, min(16, (os.cpu_count() or 1) // neighbours))) as pool:
+        masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
+        for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
+            checked.masks[stem] = mask
+            now = time.monotonic()
+            if show_progress and now - told > 5:
+                told = now
+                left = (now - started) / i * (len(present) - i)
+                print(f'  looking at masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
+    return checked
+
+
+def write_converted(path: Path, target: Path, numbers: dict[int | Colour, int]) -> None:
+    """Writes one mask as classes `[H, W]` uint8.
+
+    Args:
+        path: the mask, in values or colours of its own.
+        target: the file to write, in one move.
+        numbers: the class of each value or colour; `IGNORED` for the rest.
+    """
+    with Image.open(path) as picture:
+        values = np.asarray(picture.convert('RGB') if picture.mode in ('RGBA', 'CMYK', 'LA') else picture)
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], 3, axis=2)
+    classes = np.full(values.shape[:2], IGNORED, np.uint8)
+    for value, number in numbers.items():
+        classes[(values == np.array(value, np.uint8)).all(-1)] = number  # a single value is compared with all three channels
+    write_in_one_move(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How masks become classes."""
+
+    classes: Sequence[str]
+    numbers: Mapping[int | Colour, int]  # the class that each value or colour stands for, or IGNORED
+    palette: Sequence[Colour] | None = None
+    converts: bool = False  # whether masks are written anew; else their values are the classes
+
+
+def by_value(classes: Sequence[str], palette: Sequence[Colour] | None = None, converts: bool = False) -> Reading:
+    """Values are class numbers from 0."""
+    return Reading(classes, {**{i: i for i in range(len(classes))}, IGNORED: IGNORED}, palette, converts)
+
+
+def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, CheckedMasks]) -> bool:
+    """Whether the folder is the data set that the config is written for, such as ADE20K in another place.
+
+    Args:
+        config: with its own paths yet.
+        root: the folder.
+        checked: the masks of each mode.
+    """
+    mode, dataset = next(datasets_of(config, list(checked)))
+    prefixes = dataset.get('data_prefix') or {}
+    if not all(value and (root / value).is_dir() for value in prefixes.values()) or read_class_names(root):
+        return False
+    masks = checked[mode]
+    if 'ADE20K' in dataset.type:  # many people's own data lies in ADE20K's folders
+        return all(Path(stem).name.startswith('ADE_') for stem in masks.masks)
+    known = config_reading(config).numbers
+    return all(mask.kind == 'index' for mask in masks.masks.values()) and all(value in known for value in masks.pixels)
+
+
+def config_reading(config: Config) -> Reading:
+    """As the config's data set type reads its masks; some, as ADE20K's, ignore 0."""
+    _, dataset = next(datasets_of(config))
+    classes = config_classes(config)
+    if not reduces_zero_label(config, dataset):
+        return by_value(classes)
+    return Reading(classes, {0: IGNORED, **{i + 1: i for i in range(len(classes))}, IGNORED: IGNORED})
+
+
+def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
+                 report: Report) -> Reading | None:
+    """What the masks' values or colours stand for; None, and a problem in the report, if that cannot be told.
+
+    Args:
+        root: the folder.
+        checked: the masks of each split.
+        weights_classes: what the weights that are tested were trained on, if they say so.
+        report: receives the problems.
+    """
+    names = read_class_names(root)
+    masks = [mask for part in checked.values() for mask in part.masks.values()]
+    pixels = set().union(*(mask.pixels for mask in masks)) if masks else set()
+    where = ', '.join(checked)
+    if any(mask.kind == 'colour' for mask in masks):
+        return _by_colour(names, masks, pixels, where, weights_classes, report)
+    if pixels == {0, IGNORED}:
+        text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
+        report.problems.append(Problem(MENDED, where, text))
+        default = names.names if names and len(names.names) == 2 else ('background', 'object')
+        return Reading(weights_classes or default, {0: 0, IGNORED: 1}, converts=True)
+    if names and weights_classes and tuple(names.names) != tuple(weights_classes):
+        report.problems.append(Problem(ERROR, where, f'{names.path} names {some(names.names, 8)}; the weights were trained on '
+                                       f'{some(weights_classes, 8)}'))
+        return None
+    grey = any(mask.kind == 'grey' for mask in masks)
+    if grey:
+        report.problems.append(Problem(MENDED, where, 'masks are grey pictures of three channels; one is used'))
+    if names or weights_classes:
+        return by_value(names.names if names else weights_classes, names and names.colours, converts=grey)
+    values = sorted(value for value in pixels if value != IGNORED)
+    if len(values) > MANY:
+        report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
+                                       f'JPEG; if they are classes, a file classes.txt in {root} with one name a line says so'))
+        return None
+    report.problems.append(Problem(NOTE, where, f'no list of class names was found: a file classes.txt in {root}, one name a '
+                                   'line, gives them'))
+    return by_value([f'class {i}' for i in range(max(values[-1:] + [1]) + 1)], converts=grey)
+
+
+def _by_colour(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
+               report: Report) -> Reading | None:
+    """Coloured masks need a list that says which colour is which class."""
+
+    def stop(text: str) -> None:
+        report.problems.append(Problem(ERROR, where, text))
+
+    kinds = [mask.kind for mask in masks]
+    colours = sorted(pixel if isinstance(pixel, tuple) else (pixel,) * 3 for pixel in pixels)
+    if any(mask.kind == 'colour' and len(mask.pixels) > MANY for mask in masks):
+        return stop(f'coloured masks have more than {MANY} colours: they are photographs, or were smoothed or saved as JPEG')
+    if single := kinds.count('index'):
+        return stop(f'{single} masks have one channel, the other {len(kinds) - single} are coloured: make all alike')
+    if names is None or names.colours is None:
+        return stop(f'{len(masks)} masks are coloured (RGB), and nothing says which colour is which class: put a labelmap.txt '
+                    f'with lines like "name:r,g,b::" beside them; colours found: {some(colours, 6)}')
+    classes = list(weights_classes or names.names)
+    if unknown := sorted(set(names.names) - set(classes)):
+        return stop(f'{names.path.name} names {some(unknown)}, unknown to the weights, which were trained on {some(classes, 8)}')
+    numbers = {colour: classes.index(name) for name, colour in zip(names.names, names.colours, strict=True)}
+    if strange := [colour for colour in colours if colour not in numbers]:
+        return stop(f'masks have colours that {names.path} does not list: {some(strange, 6)}')
+    text = f'masks are coloured (RGB); {names.path.name} says which colour is which class'
+    report.problems.append(Problem(MENDED, where, text))
+    grey = {colour[0]: number for colour, number in numbers.items() if len(set(colour)) == 1}  # masks of one grey colour
+    return Reading(classes, {**numbers, **grey}, None if weights_classes else names.colours, converts=True)
+
+
+def value_problems(masks: CheckedMasks, reading: Reading) -> list[Problem]:
+    """Values that stand for no class: on a GPU they would end training with an assertion that names nothing."""
+    wrong = {stem: values for stem, mask in masks.masks.items() if mask.kind in ('index', 'grey')
+             and (values := [value for value in mask.pixels if value not in reading.numbers])}
+    if not wrong:
+        return []
+    values = sorted({value for values in wrong.values() for value in values})
+    top = max(value for value in reading.numbers if isinstance(value, int) and value != IGNORED)
+    return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
+                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be',
+                    files=map(masks.split.mask, wrong))]
+
+
+def shares(reading: Reading, masks: CheckedMasks) -> list[tuple[str, str]]:
+    """The share of pixels of each class, largest first."""
+    pixels = masks.pixels
+    total = sum(pixels.values()) or 1
+    share = dict.fromkeys(range(len(reading.classes)), 0.0)
+    for value, number in reading.numbers.items():
+        if number != IGNORED:
+            share[number] += pixels[value] / total
+    return [(reading.classes[number], f'{share[number]:.1%}') for number in sorted(share, key=share.__getitem__, reverse=True)]
