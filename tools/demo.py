@@ -5,13 +5,17 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import nn
 from torch.torch_version import TorchVersion
+from torch.utils.data import DataLoader
 
 from ralamala_mm.analysis.curves import draw_curves, read_scalars
-from ralamala_mm.analysis.pictures import draw_predictions
+from ralamala_mm.apis.drawing import draw_instances, palette_of, read_image, resize, side_by_side, tile
 from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import Console, build_runner, claim_folders, prepare_config, run, use_resume
@@ -21,6 +25,7 @@ from ralamala_mm.engine.distributed import keep_freed_blocks
 TRAIN_IMAGES, VAL_IMAGES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'demo' / 'maskrcnn_ravlt_t_shapes.py'
+SIDE = 384  # pixels of an image's longer side on a sheet, so that names and scores can be read
 
 
 def main(args: argparse.Namespace) -> None:
@@ -73,6 +78,44 @@ class LastValidation(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.metrics = metrics
+
+
+def draw_predictions(model: nn.Module, loader: DataLoader, path: Path, count: int = 12, columns: int = 3,
+                     score: float = 0.4) -> None:
+    """Writes a sheet of the first `count` images, each with ground truth left and prediction right.
+
+    Args:
+        model: a detector.
+        loader: of validation or test images.
+        path: the image file to write.
+        count: how many images.
+        columns: pairs per row.
+        score: predictions below it are not drawn.
+    """
+    dataset = loader.dataset
+    classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
+    model.eval()
+    pairs = []
+    for i in range(min(count, len(dataset))):
+        # A data set in test mode hands the annotations out to the metric only; the drawing needs them too.
+        data = loader.collate_fn([dataset[i]])
+        with torch.no_grad():
+            sample = model.test_step(data)[0].cpu()
+        image = read_image(sample.img_path)
+        larger = resize(image, SIDE)
+        scale = max(larger.shape[:2]) / max(image.shape[:2])
+        found = sample.pred_instances[sample.pred_instances.scores >= score]
+        pairs.append(side_by_side(*(draw_instances(larger, _scaled(instances, scale), classes, palette)
+                                    for instances in (sample.gt_instances, found))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(tile(pairs, columns, gap=32), cv2.COLOR_RGB2BGR))
+
+
+def _scaled(instances: InstanceData, factor: float) -> InstanceData:
+    """Instances with their boxes in pixels of an enlarged image; masks fit an image of any size."""
+    larger = instances.clone()
+    larger.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
+    return larger
 
 
 def _summary(metrics: dict[str, float], kind: str) -> str:

@@ -19,14 +19,26 @@ def read_scalars(work_dir: Path) -> Series:
         raise UserError(f'{work_dir} holds no training run (no */vis_data/scalars.json)')
     series: Series = {}
     step = 0
-    for line in files[-1].read_text().splitlines():
-        entry = json.loads(line)
+    for entry in read_entries(files[-1]):
         # A validation entry counts epochs; it belongs to the training iteration before it.
         step = entry.get('iter', step)
         for name, value in entry.items():
             if isinstance(value, int | float):
                 series.setdefault(name, []).append((step, value))
     return series
+
+
+def read_entries(path: Path) -> list[dict]:
+    """The complete lines of a scalars file; a training that was killed may leave half of one."""
+    entries = []
+    for line in path.read_text(errors='replace').splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return entries
 
 
 def is_validation_metric(name: str) -> bool:

@@ -2,9 +2,7 @@
 
 from .identify import RecordedBackbone, recorded_backbone, recorded_classes
 from .loading import LoadReport, load_backbone_checkpoint, load_weights
-from .reading import check_file, fetch, find_weights, read_checkpoint
-from .routes import read_safely_everywhere
-from .trust import trust_checkpoints
+from .reading import check_file, fetch, find_weights, read_checkpoint, read_safely_everywhere, trust_checkpoints
 
 __all__ = [
     'LoadReport', 'RecordedBackbone', 'check_file', 'fetch', 'find_weights', 'load_backbone_checkpoint', 'load_weights',

@@ -12,8 +12,7 @@ from .dispatch import (
     selected_backend,
     softmax_attention,
 )
-from .precision import compute_dtype
-from .recompute import recompute
+from .numerics import compute_dtype, recompute
 from .rotary import RotaryTable, rotary_frequencies, rotary_table
 
 __all__ = [

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import naive, onednn
-from .layout import with_adjacent_channels
-from .precision import EPSILON, at_least_fp32, full_precision
-from .recompute import recompute
+from .numerics import EPSILON, at_least_fp32, full_precision, recompute, with_adjacent_channels
 from .rotary import RotaryTable
 
 

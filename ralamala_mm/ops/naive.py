@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import EPSILON, full_precision
+from .numerics import EPSILON, full_precision
 from .rotary import RotaryTable
 
 

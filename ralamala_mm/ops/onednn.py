@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import empty_tokens
+from .numerics import empty_tokens
 
 BLOCK_WEIGHTS = 2_000_000  # 8 MB in fp32: three blocks stay in a cache of 32 MB
 FEWEST_ROWS = 400  # below, a product leaves oneDNN's threads idle

@@ -16,8 +16,7 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from . import triton_kernels as kernels
-from .layout import empty_tokens, with_adjacent_channels
-from .precision import EPSILON
+from .numerics import EPSILON, empty_tokens, with_adjacent_channels
 from .rotary import RotaryTable
 
 NARROWEST = 16  # tl.dot's smallest side

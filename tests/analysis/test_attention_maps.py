@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ralamala_mm import MALA, RAVLT
-from ralamala_mm.analysis.attention_maps import capture, draw_attention, scores, spread_of, token_at
-from ralamala_mm.analysis.attention_ranks import PLAIN, block_ranks, buffer, plain_attention, rank_of
+from ralamala_mm.analysis.attention import (
+    PLAIN,
+    block_ranks,
+    buffer,
+    capture,
+    draw_attention,
+    plain_attention,
+    rank_of,
+    scores,
+    spread_of,
+    token_at,
+)
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 from ralamala_mm.ops import ATTENTIONS, rotary_frequencies, rotary_table

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ralamala_mm.analysis.detection_errors import KINDS, average_precision, break_down_errors
-from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
+from ralamala_mm.analysis.detections import KINDS, DetectedPicture, Objects, average_precision, break_down_errors, compressed
 from ralamala_mm.analysis.report.detection import measure_precision
 
 # Boxes of 10×10: `SHIFTED` overlaps the first by 6/14 = 0.43, `BARELY` by 1/19 = 0.05.

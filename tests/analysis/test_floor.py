@@ -5,7 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ralamala_mm import MALA, RAVLT
-from ralamala_mm.analysis.floor import (
+from ralamala_mm.analysis.flops import count
+from ralamala_mm.analysis.roofline import (
     Op,
     Rates,
     Work,
@@ -17,7 +18,6 @@ from ralamala_mm.analysis.floor import (
     floor_seconds,
     measured_rates,
 )
-from ralamala_mm.analysis.flops import count
 from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.families import VARIANTS
 
@@ -99,8 +99,8 @@ def test_the_table_has_every_part_and_op():
 
 
 def test_rates_of_this_machine(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr('ralamala_mm.analysis.floor._MATMUL_SIZE', dict(cpu=(256, 256, 256)))
-    monkeypatch.setattr('ralamala_mm.analysis.floor._COPY_BYTES', dict(cpu=2 ** 22))
+    monkeypatch.setattr('ralamala_mm.analysis.roofline._MATMUL_SIZE', dict(cpu=(256, 256, 256)))
+    monkeypatch.setattr('ralamala_mm.analysis.roofline._COPY_BYTES', dict(cpu=2 ** 22))
     rates = measured_rates('cpu', 'float32')
     assert rates.flops > 1e8
     assert rates.bandwidth > 1e8

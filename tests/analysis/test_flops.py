@@ -9,8 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from ralamala_mm.analysis.flops import count, count_model, default_shape
-from ralamala_mm.analysis.model_zoo import TOLERANCE, as_page, deviation, read_rows
+from ralamala_mm.analysis.flops import TOLERANCE, as_page, count, count_model, default_shape, deviation, read_rows
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import VARIANTS

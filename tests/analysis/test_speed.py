@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from ralamala_mm.analysis.floor import Rates
-from ralamala_mm.analysis.speed import Measurement, Result, floor_of, in_own_process, subject_ops
-from ralamala_mm.analysis.speed_report import as_growth_table, as_json, as_table, draw_growth, exponent, growths, ratios
+from ralamala_mm.analysis.roofline import Rates
+from ralamala_mm.analysis.speed import (
+    Measurement,
+    Result,
+    as_growth_table,
+    as_json,
+    as_table,
+    draw_growth,
+    exponent,
+    floor_of,
+    growths,
+    in_own_process,
+    ratios,
+    subject_ops,
+)
 from ralamala_mm.analysis.workloads import Task, is_hybrid, load_subject, prepare
 from ralamala_mm.errors import UserError
 

@@ -289,7 +289,7 @@ if __name__ == '__main__':
     if not torch.cuda.is_available():  # of which autocast makes sure, also where a checkpoint is computed again
         torch.cuda.amp.common.amp_definitely_not_available = lambda: False
         torch.cuda.is_bf16_supported = lambda *_, **__: True
-    import_module('ralamala_mm.ops.recompute').SMALL = 0  # these maps are small, and are to be computed again as large ones are
+    import_module('ralamala_mm.ops.numerics').SMALL = 0  # these maps are small, and are to be computed again as large ones are
     outcomes = {name: outcome(check) for name, check in CHECKS.items()}
     print(json.dumps(outcomes))
     sys.stdout.flush()

@@ -235,7 +235,7 @@ def test_large_scores_do_not_overflow(name: str, fast: str):
 
 
 def test_only_large_maps_are_computed_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.import_module('ralamala_mm.ops.recompute'), 'SMALL', 4 * 1000)
+    monkeypatch.setattr(importlib.import_module('ralamala_mm.ops.numerics'), 'SMALL', 4 * 1000)
     calls = []
 
     def double(x: torch.Tensor) -> torch.Tensor:

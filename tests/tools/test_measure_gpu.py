@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ralamala_mm.analysis.floor import Rates
+from ralamala_mm.analysis.roofline import Rates
 from ralamala_mm.analysis.speed import Measurement
 from ralamala_mm.analysis.workloads import Task
 

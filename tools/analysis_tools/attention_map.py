@@ -14,8 +14,18 @@ import numpy as np
 import torch
 from mmengine.config import DictAction
 
-from ralamala_mm.analysis.attention_maps import capture, draw_attention, scores, spread_of, token_at
-from ralamala_mm.analysis.attention_ranks import THRESHOLD, as_table, block_ranks, draw_ranks, mean_ranks
+from ralamala_mm.analysis.attention import (
+    THRESHOLD,
+    as_table,
+    block_ranks,
+    capture,
+    draw_attention,
+    draw_ranks,
+    mean_ranks,
+    scores,
+    spread_of,
+    token_at,
+)
 from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_trust_option, build_model, load_config, run

@@ -12,10 +12,20 @@ from pathlib import Path
 
 import torch
 
-from ralamala_mm.analysis.floor import Rates, as_summary, as_table, measured_rates
-from ralamala_mm.analysis.speed import ELEMENT_SIZE, Result, in_own_process, measure_all, subject_ops
-from ralamala_mm.analysis.speed_report import as_growth_table, as_json, draw_growth, growths, machine
-from ralamala_mm.analysis.speed_report import as_table as as_speed_table
+from ralamala_mm.analysis.roofline import Rates, as_summary, as_table, measured_rates
+from ralamala_mm.analysis.speed import (
+    ELEMENT_SIZE,
+    Result,
+    as_growth_table,
+    as_json,
+    draw_growth,
+    growths,
+    in_own_process,
+    machine,
+    measure_all,
+    subject_ops,
+)
+from ralamala_mm.analysis.speed import as_table as as_speed_table
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
 from ralamala_mm.engine import run
 from ralamala_mm.errors import UserError

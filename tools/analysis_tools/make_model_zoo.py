@@ -4,8 +4,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from ralamala_mm.analysis.flops import count_model, default_shape
-from ralamala_mm.analysis.model_zoo import as_metafile, as_page, read_rows
+from ralamala_mm.analysis.flops import as_metafile, as_page, count_model, default_shape, read_rows
 from ralamala_mm.engine import build_model, load_config, run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,9 +31,20 @@ from mmengine.logging import MMLogger
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # as it lies here, where it is not installed
 
-from ralamala_mm.analysis.floor import attention_op, measured_rates  # noqa: E402
-from ralamala_mm.analysis.speed import ELEMENT_SIZE, Result, floor_of, measure, measure_workload, seconds  # noqa: E402
-from ralamala_mm.analysis.speed_report import as_growth_table, as_json, as_table, growths, machine  # noqa: E402
+from ralamala_mm.analysis.roofline import attention_op, measured_rates  # noqa: E402
+from ralamala_mm.analysis.speed import (  # noqa: E402
+    ELEMENT_SIZE,
+    Result,
+    as_growth_table,
+    as_json,
+    as_table,
+    floor_of,
+    growths,
+    machine,
+    measure,
+    measure_workload,
+    seconds,
+)
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, Workload, prepare  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
 from ralamala_mm.files import write_in_one_move  # noqa: E402

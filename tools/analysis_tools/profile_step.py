@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ralamala_mm.analysis.speed_report import machine
+from ralamala_mm.analysis.speed import machine
 from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation, measure_training, measure_worker
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
 from ralamala_mm.datasets.config import datasets_of

@@ -10,8 +10,14 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ralamala_mm.analysis.detection_errors import ErrorBreakdown, break_down_errors
-from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
+from ralamala_mm.analysis.detections import (
+    DetectedPicture,
+    ErrorBreakdown,
+    Objects,
+    break_down_errors,
+    count_confusions,
+    picture_quality,
+)
 
 from .predicting import Predictions
 

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from ralamala_mm.analysis.charts import Chart, Line, bar_chart, line_chart
-from ralamala_mm.analysis.detection_errors import KINDS, RECALLS, ErrorBreakdown
+from ralamala_mm.analysis.detections import KINDS, RECALLS, ErrorBreakdown
 from ralamala_mm.files import write_in_one_move
 from ralamala_mm.version import __version__
 
@@ -17,8 +17,7 @@ from . import tables
 from .config_differences import Difference, differences, differences_from_base, find_config, flatten
 from .detection import CONFIDENT, OVERLAP, Detections
 from .examples import Example, best_and_worst, most_different
-from .metrics import CHARTS, last_part, short_names, to_percent
-from .runs import Run, Series
+from .runs import CHARTS, Run, Series, last_part, short_names, to_percent
 from .segmentation import Segmentations
 
 TEMPLATES = Path(__file__).parent / 'templates'

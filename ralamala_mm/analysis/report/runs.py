@@ -1,17 +1,57 @@
-"""What a work directory says about a training: its config, machine, time, and everything that it logged, resumed runs joined."""
+"""What a training run left behind: configs, metrics over time, checkpoints."""
 
-import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from mmengine.config import Config
 
+from ralamala_mm.analysis.curves import read_entries
 from ralamala_mm.engine import load_config
 from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
+
+# By the last part of a name: before it stands whatever prefix the config gives the evaluator.
+CHARTS = {
+    'box AP': ('bbox_mAP', 'bbox_AP', 'bbox_mAP_50', 'bbox_AP50', 'bbox_mAP_75', 'bbox_AP75'),
+    'mask AP': ('segm_mAP', 'segm_AP', 'segm_mAP_50', 'segm_AP50', 'segm_mAP_75', 'segm_AP75'),
+    'AP': ('mAP', 'AP50', 'AP75'),
+    'mIoU and accuracy': ('mIoU', 'mAcc', 'aAcc'),
+    'panoptic quality': ('PQ', 'SQ', 'RQ'),
+}
+_SHARES = re.compile(r'(\w+_)?m?A[PR](\d+|[a-z])?([@_].+)?|.+_precision|mMR|JI')  # MMDetection's, of 1
+_PERCENT = re.compile(r'[mc]?IoU|[ma]Acc|mDice|mFscore|mPrecision|mRecall|[PSR]Q(_th|_st)?')  # MMSegmentation's and panoptic ones
+_LOWER_IS_BETTER = ('mMR',)
+
+
+def last_part(metric: str) -> str:
+    """'bbox_mAP' of 'coco/bbox_mAP'."""
+    return metric.rpartition('/')[2]
+
+
+def short_names(metrics: Iterable[str]) -> dict[str, str]:
+    """Each metric's last part, or its whole name where that is not enough to tell it from another."""
+    metrics = list(dict.fromkeys(metrics))
+    parts = [last_part(metric) for metric in metrics]
+    return {metric: part if parts.count(part) == 1 else metric for metric, part in zip(metrics, parts, strict=True)}
+
+
+def to_percent(metric: str) -> float | None:
+    """What makes percent of a metric's values; None where their unit is not known."""
+    if _PERCENT.fullmatch(last_part(metric)):
+        return 1.0
+    return 100.0 if _SHARES.fullmatch(last_part(metric)) else None
+
+
+def best_point(metric: str, points: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """The best of (iteration, value) pairs, the first of equal ones; None where it is not known which way is better."""
+    if to_percent(metric) is None:
+        return None
+    return (min if last_part(metric) in _LOWER_IS_BETTER else max)(points, key=lambda point: point[1])
+
 
 Series = dict[str, list[tuple[int, float]]]  # name → (iteration, value) pairs
 
@@ -162,7 +202,7 @@ def _date(name: str) -> str:
 
 def _read_session(folder: Path) -> Session:
     training, validation = [], []
-    for entry in _entries(folder / 'vis_data' / 'scalars.json'):
+    for entry in read_entries(folder / 'vis_data' / 'scalars.json'):
         if 'iter' in entry and 'lr' in entry:
             training.append(entry)
         else:  # it counts epochs, or iterations; it belongs to the training iteration before it
@@ -174,19 +214,6 @@ def _read_session(folder: Path) -> Session:
     for entry in validation:
         entry['at'] = started_from if entry['at'] is None else entry['at']
     return Session(folder.name, started_from, training, validation, _environment(log), _seconds(log))
-
-
-def _entries(path: Path) -> list[dict]:
-    """The lines of a scalars file that are whole; a killed training may leave half of one."""
-    entries = []
-    for line in path.read_text(errors='replace').splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return entries
 
 
 def _environment(log: str) -> dict[str, str]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ralamala_mm.analysis.detection_errors import KINDS
+from ralamala_mm.analysis.detections import KINDS
 
 from .detection import Detections
-from .metrics import best_point, short_names, to_percent
-from .runs import Run
+from .runs import Run, best_point, short_names, to_percent
 from .segmentation import Segmentations
 
 KIND_NAMES = dict(bbox='box', segm='mask')

@@ -17,9 +17,8 @@ from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
 from ralamala_mm.analysis.report.detection import evaluate_detections
 from ralamala_mm.analysis.report.examples import best_and_worst
-from ralamala_mm.analysis.report.metrics import best_point, to_percent
 from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
-from ralamala_mm.analysis.report.runs import Run, read_run
+from ralamala_mm.analysis.report.runs import Run, best_point, read_run, to_percent
 from ralamala_mm.analysis.report.segmentation import count_pixels, evaluate_segmentations
 from ralamala_mm.apis.drawing import distinct_colors, palette_of, resize
 from ralamala_mm.engine import load_config

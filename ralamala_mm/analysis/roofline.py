@@ -1,4 +1,4 @@
-"""A floor, counted: the multiply-adds of a RAVLT or MALA, the fewest bytes that they move, the time that follows.
+"""The lower bound of a backbone's time: its multiply-adds, the fewest bytes that they move, and a device's rates.
 
 An op is what one kernel could do: a convolution or matrix product with the norm before it and the activation, gate,
 scale or residual after it, or one attention. Counted, in elements of the maps and of the weights:
@@ -17,7 +17,7 @@ scale or residual after it, or one attention. Counted, in elements of the maps a
   sum over all keys into each query's gradient: 9 maps.
 - MALA: k and v once, q once, out: 4 maps. Backward: q, out's gradient, q's gradient; k, v and their gradients: 7 maps.
 
-Fusing across these ops, or maps that stay in a cache between two of them, can go below the floor.
+Fusing across these ops, or maps that stay in a cache between two of them, can go below the bound.
 
 Shapes: B batch, C channels, L tokens, N heads, D = C / N channels per head.
 """
