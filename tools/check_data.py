@@ -4,13 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from ralamala_mm.datasets import check_paths, use_checked_loading
 from ralamala_mm.datasets.config import MODES
 from ralamala_mm.datasets.user_data import look_at_data
 from ralamala_mm.datasets.validation import check_config_data, check_worker_count
-from ralamala_mm.engine import prepare_config, run
+from ralamala_mm.engine import add_cfg_options, prepare_config, run
 from ralamala_mm.errors import UserError
 
 
@@ -40,7 +38,6 @@ if __name__ == '__main__':
                         help='processes; one per core by default')
     parser.add_argument('--work-dir', help='where the report and mended annotations go; work_dirs/CONFIG by default')
     parser.add_argument('--out', metavar='FILE', help='the report as JSON; WORK_DIR/data_report.json by default')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as for train.py')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    add_cfg_options(parser)
     parser.set_defaults(launcher='none')
     run(parser, main)

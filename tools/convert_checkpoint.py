@@ -57,5 +57,4 @@ if __name__ == '__main__':
     parser.add_argument('--backbone', choices=[name.lower() for name in FAMILIES],
                         help='for files that do not say which they are of')
     add_trust_option(parser)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

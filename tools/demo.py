@@ -130,6 +130,5 @@ if __name__ == '__main__':
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where logs, weights and drawings go')
     parser.add_argument('--data', default='data/shapes', help='where the images are made')
     parser.add_argument('--resume', action='store_const', const='auto', help='resume from the newest checkpoint there')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     parser.set_defaults(config=str(CONFIG), cfg_options=None, launcher='none')
     run(parser, main)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from torch import Tensor, nn
 
 from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
-from ralamala_mm.engine import add_trust_option, build_model, load_config, run
+from ralamala_mm.engine import add_cfg_options, add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import any_family
 from ralamala_mm.files import check_folder, write_in_one_move
@@ -216,8 +215,6 @@ if __name__ == '__main__':
                         help='size to trace and check with; the file takes any (512 640)')
     parser.add_argument('--image', type=Path, metavar='FILE', help='picture to check with; a pattern of noise without it')
     parser.add_argument('--time', type=int, metavar='RUNS', help='time RUNS runs of the file and of PyTorch, in turn')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings to override')
+    add_cfg_options(parser)
     add_trust_option(parser)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

@@ -2,10 +2,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from ralamala_mm.apis.batch import infer
-from ralamala_mm.engine import add_trust_option, run
+from ralamala_mm.engine import add_cfg_options, add_trust_option, run
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='Predict pictures, folders, videos or what a camera sees.')
@@ -23,7 +21,6 @@ if __name__ == '__main__':
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--no-draw', dest='draw', action='store_false', help='write predictions alone, no pictures')
     parser.add_argument('--coloured', action='store_true', help="segmentation: write masks in the classes' colours too")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as for train.py')
+    add_cfg_options(parser)
     add_trust_option(parser)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, infer)

@@ -2,48 +2,14 @@
 
 import argparse
 
-from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
-from ralamala_mm.engine import (
-    RECORDERS,
-    Console,
-    add_amp_options,
-    build_runner,
-    claim_folders,
-    drop_validation,
-    launched_rank,
-    prepare_config,
-    run,
-    runner_parser,
-    settle_pretrained,
-    start_processes,
-    use_amp,
-    use_auto_scale_lr,
-    use_recorders,
-    use_resume,
-)
+from ralamala_mm.engine import RECORDERS, Console, add_amp_options, build_runner, prepare_training, run, runner_parser
 
 
 def main(args: argparse.Namespace) -> None:
-    config = prepare_config(args)
-    if args.amp:
-        use_amp(config, args.amp)
-    if args.auto_scale_lr:
-        use_auto_scale_lr(config)
-    if args.no_validate:
-        drop_validation(config)
-    first = launched_rank(args.launcher) == 0
-    claims = claim_folders(config) if first else []
-    start_processes(config)
-    resumed = use_resume(config, args.resume)
-    report = use_data(config, args.data, ['train', 'val'], show=first) if args.data else None
-    check_paths(config, ('train', 'val'))
-    use_checked_loading(config)
-    use_skipping(config, args.skip_bad_images, starts_list=first)
-    use_recorders(config, args.log_to)
-    notes = [*resumed, settle_pretrained(config)]
+    config, notes, claims = prepare_training(args)
     runner = build_runner(config, Console.default())
-    for note in filter(None, [report, *notes]):  # after MMEngine's many lines, and in the log file
-        runner.logger.info(str(note))
+    for note in notes:  # after MMEngine's many lines, and in the log file
+        runner.logger.info(note)
     runner.train()
     for claim in claims:
         claim.close()

@@ -13,7 +13,6 @@ import cv2
 import matplotlib
 import mmcv
 import numpy as np
-from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement, InstanceData
@@ -21,8 +20,6 @@ from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
 from ralamala_mm.datasets.config import Color, distinct_colors
-from ralamala_mm.engine.config import is_segmentation
-from ralamala_mm.errors import UserError
 
 from .masks import RunLengths, decode
 
@@ -282,44 +279,6 @@ def _positions_of_names(labels: np.ndarray, count: int) -> Iterable[tuple[int, t
             distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
             y, x = np.unravel_index(distance.argmax(), distance.shape)
             yield value, (round((x - 1) * scale), round((y - 1) * scale))
-
-
-_REPLACED = ('DetLocalVisualizer', 'SegLocalVisualizer')
-_SETTINGS = {'_scope_', 'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
-
-
-def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """`--show` and `--show-dir`: draws predictions in a window or into WORK_DIR/TIMESTAMP/SHOW_DIR.
-
-    A visualizer that the config has set up by itself stays, and so does MMDetection's for panoptic segmentation.
-
-    Args:
-        config: changed in place.
-        show: in windows.
-        show_dir: a folder, or None.
-        wait_time: of each window, in seconds.
-
-    Raises:
-        UserError: the config has no visualization hook to do it.
-    """
-    if not show and not show_dir:
-        return
-    hook = config.default_hooks.get('visualization')
-    if hook is None:
-        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
-    hook.draw = True
-    hook.show = show
-    hook.wait_time = wait_time
-    visualizer = config.setdefault('visualizer', dict(type=_REPLACED[is_segmentation(config)]))
-    if is_segmentation(config):
-        hook.interval = 1  # MMSegmentation draws every 50th image otherwise
-    if show_dir and is_segmentation(config):
-        visualizer.save_dir = show_dir
-    elif show_dir:
-        hook.test_out_dir = show_dir
-    is_default = str(visualizer.type).split('.')[-1] in _REPLACED and visualizer.keys() <= _SETTINGS
-    if is_default and 'panoptic_fusion_head' not in config.model:
-        visualizer.type = 'SampleVisualizer'
 
 
 @VISUALIZERS.register_module()

@@ -1,7 +1,7 @@
-"""Data: the built-in shapes, a user's own folders looked at, checks on files, and images read with care."""
+"""Data: the built-in shapes, a user's own folders inspected, checks on files, and images read with care."""
 
 from .config import check_paths, set_data_root, use_checked_loading, use_skipping
 from .images import LoadCheckedImage
-from .user_data import use_data
+from .user_data import prepare_data, use_data
 
-__all__ = ['LoadCheckedImage', 'check_paths', 'set_data_root', 'use_checked_loading', 'use_data', 'use_skipping']
+__all__ = ['LoadCheckedImage', 'check_paths', 'prepare_data', 'set_data_root', 'use_checked_loading', 'use_data', 'use_skipping']

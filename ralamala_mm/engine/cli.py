@@ -95,14 +95,23 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
     parser.add_argument('--data', metavar='DIR', help='folder of the data: looked at, reported, and put into the config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings to override in the config, such as train_dataloader.batch_size=4; '
-                             'lists as key="[a,b]" or key=a,b')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     add_trust_option(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """`--cfg-options`, a dict or None."""
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings to override in the config, such as train_dataloader.batch_size=4; '
+                             'lists as key="[a,b]" or key=a,b')
+
+
+def add_traceback_option(parser: argparse.ArgumentParser) -> None:
+    """`--traceback`, which `run` adds to each tool; subcommands need it of their own."""
+    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +178,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     Every way to a checkpoint, MMEngine's own too, reads it without running code from it, unless `--trust-checkpoint` was given.
     """
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    if parser.get_default('traceback') is None:
+        add_traceback_option(parser)
     logging.raiseExceptions = False  # else a full disk prints frames for each line that the log file does not take
     try:
         args = parser.parse_args()

@@ -240,6 +240,44 @@ def use_test_time_augmentation(config: Config) -> None:
         dataset.pipeline = config.tta_pipeline
 
 
+_REPLACED = ('DetLocalVisualizer', 'SegLocalVisualizer')
+_VISUALIZER_SETTINGS = {'_scope_', 'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
+
+
+def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """`--show` and `--show-dir`: draws predictions in a window or into WORK_DIR/TIMESTAMP/SHOW_DIR.
+
+    A visualizer that the config has set up by itself stays, and so does MMDetection's for panoptic segmentation.
+
+    Args:
+        config: changed in place.
+        show: in windows.
+        show_dir: a folder, or None.
+        wait_time: of each window, in seconds.
+
+    Raises:
+        UserError: the config has no visualization hook to do it.
+    """
+    if not show and not show_dir:
+        return
+    hook = config.default_hooks.get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
+    hook.draw = True
+    hook.show = show
+    hook.wait_time = wait_time
+    visualizer = config.setdefault('visualizer', dict(type=_REPLACED[is_segmentation(config)]))
+    if is_segmentation(config):
+        hook.interval = 1  # MMSegmentation draws every 50th image otherwise
+    if show_dir and is_segmentation(config):
+        visualizer.save_dir = show_dir
+    elif show_dir:
+        hook.test_out_dir = show_dir
+    is_default = str(visualizer.type).split('.')[-1] in _REPLACED and visualizer.keys() <= _VISUALIZER_SETTINGS
+    if is_default and 'panoptic_fusion_head' not in config.model:
+        visualizer.type = 'ralamala_mm.apis.drawing.SampleVisualizer'
+
+
 def check_output(config: Config, out: str | None) -> None:
     """Whether `--out` suits the task, before anything is computed.
 

@@ -25,10 +25,10 @@ from ralamala_mm.apis.drawing import (
     draw_objects,
     is_palette,
     palette_of,
-    use_visualization,
 )
 from ralamala_mm.apis.masks import encode
 from ralamala_mm.datasets.config import set_classes
+from ralamala_mm.engine import use_visualization
 from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 
 from ralamala_mm.analysis.attention import (
     THRESHOLD,
@@ -28,7 +27,7 @@ from ralamala_mm.analysis.attention import (
 )
 from ralamala_mm.backbones.hybrid import HybridVisionTransformer
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
-from ralamala_mm.engine import add_trust_option, build_model, load_config, run
+from ralamala_mm.engine import add_cfg_options, add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.export.pictures import Normalisation, read_picture
 from ralamala_mm.families import any_family
@@ -136,7 +135,6 @@ if __name__ == '__main__':
     parser.add_argument('--head', type=head_number, metavar='N', help='one head, from 1; the mean over all by default')
     parser.add_argument('--threshold', type=float, default=THRESHOLD,
                         help='part of the largest singular value from which others count (%(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings to override')
+    add_cfg_options(parser)
     add_trust_option(parser)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

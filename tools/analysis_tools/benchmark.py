@@ -27,7 +27,7 @@ from ralamala_mm.analysis.speed import (
 )
 from ralamala_mm.analysis.speed import as_table as as_speed_table
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
-from ralamala_mm.engine import run
+from ralamala_mm.engine import add_traceback_option, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import FAMILIES, any_family
 from ralamala_mm.ops import BACKENDS
@@ -153,7 +153,7 @@ def add_command(commands, call, text: str) -> argparse.ArgumentParser:
     parser.add_argument('--dtype', choices=list(ELEMENT_SIZE), default='float32',
                         help='float32 by default; of models by autocast')
     parser.add_argument('--json', type=Path, metavar='FILE', help='file for the numbers')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    add_traceback_option(parser)
     return parser
 
 
@@ -173,6 +173,7 @@ if __name__ == '__main__':
     configs = 'config file, or mmdet::FOLDER/NAME.py, mmdet::NAME, mmseg::… for one of the libraries'
     with_short_names = f'{configs}; or ravlt_s, mala_t … for a backbone alone'
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(traceback=False)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     of_backbones = add_command(commands, backbone, 'backbones of any configs, forward and forward+backward')
     of_training = add_command(commands, train, 'training steps of any configs on random images: loss, backward, optimizer')

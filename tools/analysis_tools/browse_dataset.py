@@ -3,14 +3,12 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statistics
 from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.apis.drawing import palette_of
-from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets import prepare_data
 from ralamala_mm.datasets.config import MODES
-from ralamala_mm.engine import prepare_config, run
+from ralamala_mm.engine import add_cfg_options, prepare_config, run
 from ralamala_mm.errors import UserError
 
 
@@ -20,10 +18,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f'--{option} {value}: give {least} or more')
     args.work_dir = str(args.out_dir)  # where --data puts annotations that it mends
     config = prepare_config(args)
-    if args.data:
-        use_data(config, args.data, [args.part])
-    check_paths(config, (args.part,))
-    use_checked_loading(config)
+    prepare_data(config, [args.part], args.data)
     dataset = build_dataset(config, args.part)
     title = f'{Path(args.config).stem}, {args.part}'
     statistics = count_data(config, dataset, args.count)
@@ -42,7 +37,6 @@ if __name__ == '__main__':
     parser.add_argument('--versions', type=int, default=4, metavar='N', help='how often each is augmented; default 4')
     parser.add_argument('--count', type=int, default=5000, metavar='N', help='pictures to count at most; default 5000')
     parser.add_argument('--out-dir', type=Path, required=True, metavar='DIR', help='where pictures and numbers go')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as for train.py')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    add_cfg_options(parser)
     parser.set_defaults(launcher='none')
     run(parser, main)

@@ -24,5 +24,4 @@ if __name__ == '__main__':
     parser.add_argument('--images', type=int, default=5000, help='pictures; COCO val2017 has 5000')
     parser.add_argument('--classes', type=int, default=80, help='object classes')
     parser.add_argument('--detections', type=int, default=100, help='predictions in each picture')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

@@ -2,10 +2,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from ralamala_mm.analysis.flops import as_text, count_model, default_shape
-from ralamala_mm.engine import build_model, load_config, run
+from ralamala_mm.engine import add_cfg_options, build_model, load_config, run
 from ralamala_mm.errors import UserError
 
 
@@ -23,6 +21,5 @@ if __name__ == '__main__':
     parser.add_argument('config', help='config file')
     parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
                         help='height and width, or one number for both (800 1280 for detection, 512 2048 for segmentation)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings to override')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
+    add_cfg_options(parser)
     run(parser, main)

@@ -30,5 +30,4 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=ROOT, help='folder to write to; the repository by default')
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)

@@ -9,7 +9,7 @@ import torch
 
 from ralamala_mm.analysis.speed import machine
 from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation, measure_training, measure_worker
-from ralamala_mm.datasets import check_paths, use_checked_loading, use_data
+from ralamala_mm.datasets import prepare_data
 from ralamala_mm.datasets.config import datasets_of
 from ralamala_mm.engine import (
     Console,
@@ -35,10 +35,7 @@ def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     if args.amp:
         use_amp(config, args.amp)
-    if args.data:
-        use_data(config, args.data, ['train', 'val'], show=launched_rank(args.launcher) == 0)
-    check_paths(config, ('train', 'val'))
-    use_checked_loading(config)
+    prepare_data(config, ['train', 'val'], args.data, show=launched_rank(args.launcher) == 0)
     settle_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it

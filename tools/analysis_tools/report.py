@@ -34,5 +34,4 @@ if __name__ == '__main__':
                         help='config file that the run is compared with; found by its name by default')
     parser.add_argument('--device', default='auto', help='to predict on: cpu, cuda, cuda:1, …; a GPU if there is one by default')
     add_trust_option(parser)
-    parser.add_argument('--traceback', action='store_true', help='show the frames of an error')
     run(parser, main)
