@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import BaseDataElement
-from pycocotools import mask as masks
 from torch.utils.data import Dataset
 
 from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_of, resize, tile
+from ralamala_mm.apis.masks import encode
 from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
@@ -310,7 +310,7 @@ def _transformed(sample: dict, segments: bool) -> tuple[np.ndarray, Objects | np
     boxes = getattr(found.bboxes, 'tensor', found.bboxes)
     outlines = None
     if 'masks' in found and len(found):
-        outlines = [masks.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in found.masks.to_ndarray()]
+        outlines = list(map(encode, found.masks.to_ndarray()))
     return image, Objects(boxes.numpy(), found.labels.numpy(), outlines=outlines)
 
 

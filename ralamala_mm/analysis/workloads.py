@@ -1,7 +1,7 @@
 """What the benchmark builds and runs: a backbone or one stage of it, a whole model, or one attention."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -187,6 +187,7 @@ def _stage_input(backbone: HybridVisionTransformer, task: Task) -> Tensor:
 
 
 def _whole_model(task: Task, config: Config) -> Workload:
+    from ralamala_mm.datasets.config import values_under
     from ralamala_mm.engine import build_model, keep_operators_in_fp32
 
     training, scope = task.mode == 'train', config.get('default_scope')
@@ -199,7 +200,7 @@ def _whole_model(task: Task, config: Config) -> Workload:
     model = build_model(config).to(task.device).train(training)
     _optimise(model.backbone, task)
     make_data = _detection_data if scope == 'mmdet' else _segmentation_data
-    data = make_data(task, min(_values(config.model, 'num_classes'), default=2))
+    data = make_data(task, min(values_under(config.model, 'num_classes'), default=2))
     if training:
         optim_wrapper = _optim_wrapper(model, config, task)
 
@@ -225,16 +226,6 @@ def _optim_wrapper(model: nn.Module, config: Config, task: Task):
         use_amp(config, task.dtype)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return build_optim_wrapper(model, config.optim_wrapper)
-
-
-def _values(settings: object, key: str) -> Iterator:
-    """Every value under `key`, at any depth."""
-    if isinstance(settings, dict):
-        for name, value in settings.items():
-            yield from [value] if name == key else _values(value, key)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
-            yield from _values(value, key)
 
 
 def _detection_data(task: Task, num_classes: int) -> dict:

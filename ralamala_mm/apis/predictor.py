@@ -1,8 +1,6 @@
 """From a config and a checkpoint to predictions for images, in order: batches of one shape, tiles, and what is left out."""
 
 import copy
-import difflib
-import inspect
 import itertools
 import logging
 import warnings
@@ -22,9 +20,9 @@ from torch import Tensor, nn
 
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_backbone, recorded_classes
 from ralamala_mm.datasets import use_checked_loading
-from ralamala_mm.datasets.config import config_classes, dataset_class, datasets_of, set_classes
+from ralamala_mm.datasets.config import config_classes, dataset_class, datasets_of, reduces_zero_label, set_classes, values_under
 from ralamala_mm.engine import build_model, load_config, use_test_time_augmentation
-from ralamala_mm.errors import OptionError, UserError
+from ralamala_mm.errors import OptionError, UserError, did_you_mean
 
 from .drawing import is_palette, palette_of
 from .tiling import check_tiles, detect_in_tiles, memory_of, segment_in_tiles, windows_of
@@ -124,19 +122,13 @@ def _dataset_meta(config: Config, content: Mapping) -> dict:
     meta = content.get('meta') or {}
     recorded = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
     classes = recorded_classes(content) or config_classes(config)
-    classes = classes or tuple(f'class {i}' for i in range(_head_classes(config.model)))
+    largest = max((count for count in values_under(config.model, 'num_classes') if isinstance(count, int)), default=0)
+    classes = classes or tuple(f'class {i}' for i in range(largest))
     palettes = (recorded.get('palette'), meta.get('PALETTE'), _config_palette(config, classes))
     palette = next((palette for palette in palettes if is_palette(palette, len(classes))), None)
-    return dict(classes=classes, palette=palette_of(dict(classes=classes, palette=palette)),
-                reduce_zero_label=bool(recorded.get('reduce_zero_label', _config_reduces(config))))
-
-
-def _config_reduces(config: Config) -> bool:
-    """`reduce_zero_label` of a config's data set, or of its class; that of detectors does not know it."""
     _, dataset = next(datasets_of(config, ['test']))
-    parameters = [inspect.signature(kind).parameters for kind in getattr(dataset_class(config, dataset), '__mro__', ())[:-1]]
-    defaults = (known['reduce_zero_label'].default for known in parameters if 'reduce_zero_label' in known)
-    return dataset.get('reduce_zero_label', next(defaults, False))
+    return dict(classes=classes, palette=palette_of(dict(classes=classes, palette=palette)),
+                reduce_zero_label=bool(recorded.get('reduce_zero_label', reduces_zero_label(config, dataset))))
 
 
 def _config_palette(config: Config, classes: Sequence[str]) -> object:
@@ -145,13 +137,6 @@ def _config_palette(config: Config, classes: Sequence[str]) -> object:
         return None
     own = (dataset.get('metainfo') or {}).get('palette')
     return own or getattr(dataset_class(config, dataset), 'METAINFO', {}).get('palette')
-
-
-def _head_classes(part: object) -> int:
-    """The largest `num_classes` within a model's config."""
-    values = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
-    own = part.get('num_classes') if isinstance(part, dict) else None
-    return max([own if isinstance(own, int) else 0, *map(_head_classes, values)])
 
 
 _TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
@@ -457,8 +442,7 @@ def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, n=3, cutoff=0.6)
             known = ', '.join(classes[:10]) + ', …' * (len(classes) > 10)
-            hint = f'did you mean {" or ".join(near)}?' if near else f'it knows {known}'
-            raise UserError(f'--classes {name}: the model has no such class; {hint}')
+            hint = did_you_mean(name, classes) or f'; it knows {known}'
+            raise UserError(f'--classes {name}: the model has no such class{hint}')
     return [list(classes).index(name) for name in names]

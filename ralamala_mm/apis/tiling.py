@@ -144,11 +144,9 @@ def merge(pieces: Pieces) -> Pieces:
 
 def overlaps(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection over union, and over the area of the first, of every two boxes `[N, 4]`, `[M, 4]`: `[N, M]` each."""
-    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    area, other_area = _areas(boxes)[:, None], _areas(others)[None]
-    return shared / (area + other_area - shared).clamp(min=1e-6), shared / area.clamp(min=1e-6)
+    from mmdet.structures.bbox import bbox_overlaps  # segmentors are tiled without MMDetection
+
+    return bbox_overlaps(boxes, others), bbox_overlaps(boxes, others, mode='iof')
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ module, `load_checkpoint`, model zoos); importing the package alone does not, so
 MMEngine as they know it.
 """
 
-import difflib
 import errno
 import fcntl
 import hashlib
@@ -31,7 +30,7 @@ from mmengine.runner.checkpoint import (
 )
 from torch import Tensor
 
-from ralamala_mm.errors import UserError
+from ralamala_mm.errors import UserError, did_you_mean
 
 from .container import NotACheckpointError, load_data
 from .makers import RefusedError
@@ -103,8 +102,7 @@ def near_names(path: Path, pattern: str = '*') -> str:
     """'; did you mean a or b?' with files beside `path` whose names resemble it, or ''."""
     folder = path.parent
     names = [entry.name for entry in folder.glob(pattern)] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(str(folder / name) for name in near)}?' if near else ''
+    return did_you_mean(path.name, names, cutoff=0.5, shown=lambda name: str(folder / name))
 
 
 def read_checkpoint(location: str, trusted: bool | None = None, tensors: bool = True) -> Mapping:
@@ -323,9 +321,7 @@ def load_from_model_zoo(filename: str, map_location: object = None) -> dict:
     known = _MODEL_ZOOS[f'{scheme}//']()
     name = get_deprecated_model_names().get(name, name) if known and 'lab' in scheme else name
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise UserError(f'{filename}: {scheme.rstrip(":")} has no weights of this name'
-                        + (f'; did you mean {" or ".join(near)}?' if near else ''))
+        raise UserError(f'{filename}: {scheme.rstrip(":")} has no weights of this name{did_you_mean(name, known)}')
     location = known[name] if '://' in known[name] else os.path.join(_get_mmengine_home(), known[name])
     content = load_from_data_alone(location)
     if scheme != 'mmcls:':

@@ -75,11 +75,24 @@ def config_classes(config: Config) -> tuple[str, ...]:
 
 
 def reduces_zero_label(config: Config, dataset: ConfigDict) -> bool:
-    """Whether a segmentation data set ignores 0 and counts classes from 1, by its own setting or by its type."""
+    """Whether a data set's masks hold 0 for no class and classes from 1: its own setting, else its class's default.
+
+    False for those that know no such setting, as those of detectors.
+    """
     if 'reduce_zero_label' in dataset:
         return bool(dataset.reduce_zero_label)
-    parameters = inspect.signature(dataset_class(config, dataset)).parameters
-    return 'reduce_zero_label' in parameters and parameters['reduce_zero_label'].default is True
+    parameters = [inspect.signature(kind).parameters for kind in getattr(dataset_class(config, dataset), '__mro__', ())[:-1]]
+    return next((known['reduce_zero_label'].default is True for known in parameters if 'reduce_zero_label' in known), False)
+
+
+def values_under(settings: object, key: str) -> Iterator:
+    """Every value under `key`, at any depth."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            yield from [value] if name == key else values_under(value, key)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from values_under(value, key)
 
 
 def set_num_classes(part: ConfigDict | list, number: int) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import difflib
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -20,7 +19,7 @@ from torch import nn
 
 from ralamala_mm.checkpoints import check_file, fetch
 from ralamala_mm.datasets.config import MODES, datasets_of
-from ralamala_mm.errors import UserError
+from ralamala_mm.errors import UserError, did_you_mean
 from ralamala_mm.families import LINEAR_STAGES, check_linear_stages, family_of, in_words
 
 _AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
@@ -88,15 +87,14 @@ def _check_spelling(options: dict, config: Config) -> None:
         UserError: a setting that the config lacks, and nearly has.
     """
     for name in {option.split('.')[0] for option in options} - set(config.keys()):
-        if near := difflib.get_close_matches(name, config.keys(), n=1, cutoff=0.85):
-            raise UserError(f'--cfg-options {name}: the config has no such setting; did you mean {near[0]}?')
+        if near := did_you_mean(name, config.keys(), count=1, cutoff=0.85):
+            raise UserError(f'--cfg-options {name}: the config has no such setting{near}')
 
 
 def _near_configs(path: Path) -> str:
     folders = [path.parent, Path('configs'), Path(__file__).parents[2] / 'configs']
     known = {file.stem: str(file) for folder in reversed(folders) for file in folder.glob('*.py')}
-    near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(known[name] for name in near)}?' if near else ''
+    return did_you_mean(path.stem, known, cutoff=0.5, shown=known.get)
 
 
 def prepare_config(args: argparse.Namespace) -> Config:

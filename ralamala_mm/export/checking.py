@@ -89,10 +89,9 @@ def match(expected: dict[str, Tensor], found: dict[str, Tensor]) -> tuple[Tensor
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:
     """IoU of `[K, 4]` and `[M, 4]`: `[K, M]`; 1 for equal boxes without area."""
-    corner, end = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = (end - corner).clamp(min=0).prod(-1)
-    areas = [(x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b)]
-    return (common + 1e-6) / (areas[0][:, None] + areas[1] - common + 1e-6)
+    from mmdet.structures.bbox import bbox_overlaps  # segmentors are exported without MMDetection
+
+    return bbox_overlaps(a, b).masked_fill((a[:, None] == b[None]).all(-1), 1)
 
 
 def faults(found: list[Difference], rounding: list[Difference]) -> list[str]:

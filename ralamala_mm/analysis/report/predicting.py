@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
-from pycocotools import mask as masks
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
@@ -19,6 +18,7 @@ from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
 from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.apis import load_model
 from ralamala_mm.apis.drawing import palette_of
+from ralamala_mm.apis.masks import encode
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.datasets import check_paths, use_data
@@ -150,14 +150,10 @@ def _as_png(labels: torch.Tensor) -> bytes:
 def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
     height, width = sample.ori_shape
     found = sample.pred_instances.cpu()
-    outlines = [_run_lengths(mask) for mask in found.masks] if 'masks' in found else None
+    outlines = [encode(np.asarray(mask)) for mask in found.masks] if 'masks' in found else None
     predicted = Objects(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy(), outlines=outlines)
     instances = annotated.get('instances') or []
     outlines = [compressed(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
     truth = Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances],
                     crowd=[bool(one.get('ignore_flag')) for one in instances], outlines=outlines)
     return DetectedPicture(sample.img_path, height, width, truth, predicted)
-
-
-def _run_lengths(mask: torch.Tensor | np.ndarray) -> dict:
-    return masks.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
