@@ -34,7 +34,7 @@ from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
 STRIDES = (4, 8, 16, 32)
 GRAPHS_OF_BLOCKS = 64
 
-_logged: set[tuple[str, str]] = set()  # name of a logger, line that it was given
+_logged: set[tuple[str, str]] = set()  # a run, and a line that its logger was given
 
 
 def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype) -> None:
@@ -45,8 +45,9 @@ def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, 
     """
     line = describe_backends(stages, device, dtype)
     logger = MMLogger.get_current_instance() if MMLogger._instance_dict else logging.getLogger('ralamala_mm')
-    if (logger.name, line) not in _logged:
-        _logged.add((logger.name, line))
+    run = getattr(logger, 'instance_name', logger.name)  # all of MMEngine's loggers are called mmengine
+    if (run, line) not in _logged:
+        _logged.add((run, line))
         print_log(line, logger)
 
 
