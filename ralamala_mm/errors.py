@@ -1,4 +1,4 @@
-"""What a user can mend: exceptions whose text is one sentence, which the tools print instead of frames."""
+"""What a user can fix: exceptions whose text is one sentence, which the tools print instead of frames."""
 
 import difflib
 import re

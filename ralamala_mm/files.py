@@ -18,7 +18,7 @@ UNFINISHED = '.unfinished'  # suffix of files and folders that are being written
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
-def write_in_one_move(path: Path | str, write: Callable[[Path], object], durable: bool = False) -> Path:
+def atomic_write(path: Path | str, write: Callable[[Path], object], durable: bool = False) -> Path:
     """Lets `write` fill a file of another name beside `path` and moves it there whole.
 
     Args:

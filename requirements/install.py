@@ -33,7 +33,7 @@ MARKER = 'ralamala-install.json'
 
 
 class InstallError(Exception):
-    """A failure that the user can mend; the text says how."""
+    """A failure that the user can fix; the text says how."""
 
 
 def version_text(version: tuple) -> str:
@@ -380,7 +380,7 @@ def main() -> int:
         print('error: {}.'.format(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\ninterrupted; make install goes on where it stopped', file=sys.stderr)
+        print('\ninterrupted; make install continues where it stopped', file=sys.stderr)
         return 130
     return 0
 

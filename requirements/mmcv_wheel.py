@@ -48,7 +48,7 @@ NEWEST_PREBUILT = {'mmcv': ((2, 1), (3, 11)), 'onedl-mmcv': ((2, 12), (3, 12))}
 
 
 class BuildError(Exception):
-    """A failure that the user can mend; the text says how."""
+    """A failure that the user can fix; the text says how."""
 
 
 def builds_for_gpu() -> bool:

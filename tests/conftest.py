@@ -66,6 +66,6 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.C
 
 @pytest.fixture(autouse=True)
 def recompute_all(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Maps in the tests of operators and backbones are small: without this, none would be computed again in the backward pass."""
+    """Maps in the tests of operators and backbones are small: without this, none would be recomputed in the backward pass."""
     if request.path.parent.name in ('ops', 'backbones'):
         monkeypatch.setattr(importlib.import_module('ralamala_mm.ops.numerics'), 'SMALL', 0)

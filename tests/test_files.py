@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ralamala_mm.files import UNFINISHED, remove_unfinished, write_in_one_move
+from ralamala_mm.files import UNFINISHED, atomic_write, remove_unfinished
 
 
 @pytest.mark.parametrize('name', ['a' * 255, 'ä' * 127, '图' * 85], ids=['1 byte', '2 bytes', '3 bytes'])
 def test_the_longest_names(name: str, tmp_path: Path):
-    write_in_one_move(tmp_path / name, lambda unfinished: unfinished.write_text('whole'))
+    atomic_write(tmp_path / name, lambda unfinished: unfinished.write_text('whole'))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == 'whole'
 

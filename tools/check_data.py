@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ralamala_mm.datasets import check_paths, use_checked_loading
 from ralamala_mm.datasets.config import MODES
-from ralamala_mm.datasets.user_data import look_at_data
+from ralamala_mm.datasets.user_data import inspect_data
 from ralamala_mm.datasets.validation import check_config_data, check_worker_count
 from ralamala_mm.engine import add_cfg_options, prepare_config, run
 from ralamala_mm.errors import UserError
@@ -15,7 +15,7 @@ from ralamala_mm.errors import UserError
 def main(args: argparse.Namespace) -> None:
     check_worker_count(args.workers)
     config = prepare_config(args)
-    own = look_at_data(config, args.data, args.splits) if args.data else None
+    own = inspect_data(config, args.data, args.splits) if args.data else None
     if own is None or not own.errors:
         check_paths(config, args.splits)
     use_checked_loading(config)
@@ -36,7 +36,7 @@ if __name__ == '__main__':
     parser.add_argument('--splits', nargs='+', choices=MODES, default=MODES, help='all by default')
     parser.add_argument('--workers', type=int, metavar='N', default=len(os.sched_getaffinity(0)),
                         help='processes; one per core by default')
-    parser.add_argument('--work-dir', help='where the report and mended annotations go; work_dirs/CONFIG by default')
+    parser.add_argument('--work-dir', help='where the report and corrected annotations go; work_dirs/CONFIG by default')
     parser.add_argument('--out', metavar='FILE', help='the report as JSON; WORK_DIR/data_report.json by default')
     add_cfg_options(parser)
     parser.set_defaults(launcher='none')

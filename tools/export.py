@@ -18,7 +18,7 @@ from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_cfg_options, add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import any_family
-from ralamala_mm.files import check_folder, write_in_one_move
+from ralamala_mm.files import atomic_write, check_folder
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2', 'torchscript': '.pt'}
 FORMATS = (*SUFFIXES, 'pretrained')
@@ -42,18 +42,18 @@ def build(args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def pictures(args: argparse.Namespace) -> list[Tensor]:
-    """The picture to trace and check with, in the shape asked for and in another one: `[1, 3, H, W]`, RGB, 0 to 255."""
+def example_images(args: argparse.Namespace) -> list[Tensor]:
+    """The image to trace and check with, in the shape asked for and in another one: `[1, 3, H, W]`, RGB, 0 to 255."""
     height, width = args.shape
     if args.image:
-        from ralamala_mm.export.pictures import read_picture
+        from ralamala_mm.export.images import read_image
 
-        picture = torch.from_numpy(read_picture(args.image)).permute(2, 0, 1)[None].float()
+        image = torch.from_numpy(read_image(args.image)).permute(2, 0, 1)[None].float()
     else:
         torch.manual_seed(0)
-        picture = 255 * nn.functional.interpolate(torch.rand(1, 3, height // 16 + 2, width // 16 + 2), (height, width))
+        image = 255 * nn.functional.interpolate(torch.rand(1, 3, height // 16 + 2, width // 16 + 2), (height, width))
     shapes = [(height, width), (height * 3 // 4 + 1, width * 7 // 8 - 1)]
-    return [nn.functional.interpolate(picture, shape, mode='bilinear', antialias=True).round().clamp(0, 255) for shape in shapes]
+    return [nn.functional.interpolate(image, shape, mode='bilinear', antialias=True).round().clamp(0, 255) for shape in shapes]
 
 
 def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
@@ -62,21 +62,21 @@ def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespac
     Raises:
         UserError: it cannot be exported, or finds nothing by which its file could be checked.
     """
-    from ralamala_mm.export import picture_model, write_onnx
+    from ralamala_mm.export import image_model, write_onnx
     from ralamala_mm.export.checking import compare_results, scale_random_weights
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 
     images = [image.to(torch.uint8) for image in images]
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
-        scale_random_weights(model, lambda: picture_model(model)[1](images[0]))
-    module, own, batched = picture_model(model)
+        scale_random_weights(model, lambda: image_model(model)[1](images[0]))
+    module, own, batched = image_model(model)
     with path_of_attention(None):
         results = [own(image) for image in images]
     if 'boxes' in module.outputs and not any(len(found['boxes']) for found in results):
         setting = f'model.test_cfg{".rcnn" if hasattr(model, "roi_head") else ""}.score_thr'
-        raise UserError(f'the model finds nothing in {args.image or "a picture of noise"}, and so its file could not be checked: '
-                        f'give --image with a picture of its objects, or a lower threshold, --cfg-options {setting}=0.001')
+        raise UserError(f'the model finds nothing in {args.image or "an image of noise"}, and so its file could not be checked: '
+                        f'give --image with an image of its objects, or a lower threshold, --cfg-options {setting}=0.001')
     notes = dict(classes=json.dumps(model.dataset_meta['classes']), config=Path(args.config).name,
                  input='uint8 RGB, any height and width')
 
@@ -92,19 +92,19 @@ def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespac
     write_checked(args, lambda path: write_onnx(module, images[0], path, module.outputs, batched, notes), differences)
     report_times(args, lambda: own(images[0]), onnx_session, images[0])
     print(f'image: uint8 RGB [{"batch" if batched else 1}, 3, height, width] → {", ".join(module.outputs)}')
-    print('In the graph: normalisation, padding, post-processing. Not in it: resizing of the picture'
+    print('In the graph: normalization, padding, post-processing. Not in it: resizing of the image'
           f'{"" if batched else ", and batches"}.')
 
 
 def export_backbone(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
-    """A model's backbone alone: normalised images to maps."""
+    """A model's backbone alone: normalized images to maps."""
     from ralamala_mm.export import write_exported_program, write_onnx, write_torchscript
     from ralamala_mm.export.checking import compare_maps, scale_random_weights
+    from ralamala_mm.export.images import Normalization
     from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
-    from ralamala_mm.export.pictures import Normalisation
 
     backbone = model.backbone
-    images = list(map(Normalisation(model.data_preprocessor), images))
+    images = list(map(Normalization(model.data_preprocessor), images))
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(backbone, lambda: backbone(images[0]))
@@ -128,7 +128,7 @@ def export_backbone(model: nn.Module, images: list[Tensor], args: argparse.Names
 
     write_checked(args, write, differences)
     report_times(args, lambda: backbone(images[0]), load, images[0])
-    print(f'image: float [batch, 3, height, width], normalised → {", ".join(names)}')
+    print(f'image: float [batch, 3, height, width], normalized → {", ".join(names)}')
 
 
 def report_times(args: argparse.Namespace, pytorch: Callable[[], object], load: Callable, image: Tensor) -> None:
@@ -156,7 +156,7 @@ def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
 
     def write_and_check(path: Path) -> None:
         print(f'Writing {out} …', flush=True)
-        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export looks at the ending
+        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export inspects the ending
         try:
             write(named)
             for image, what, found, rounding in differences(named):
@@ -168,7 +168,7 @@ def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
         finally:
             named.unlink(missing_ok=True)
 
-    write_in_one_move(out, write_and_check)
+    atomic_write(out, write_and_check)
     print(f'Wrote {out}, {out.stat().st_size / 1e6:.1f} MB.')
 
 
@@ -193,7 +193,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the whole model')
     if min(args.shape) < 64:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
-    images = pictures(args)
+    images = example_images(args)
     model = build(args)
     if args.format == 'pretrained':
         model.backbone.save_pretrained(args.out)
@@ -213,7 +213,7 @@ if __name__ == '__main__':
     parser.add_argument('--backbone-only', action='store_true', help='leave neck and heads out')
     parser.add_argument('--shape', type=int, nargs=2, default=[512, 640], metavar=('HEIGHT', 'WIDTH'),
                         help='size to trace and check with; the file takes any (512 640)')
-    parser.add_argument('--image', type=Path, metavar='FILE', help='picture to check with; a pattern of noise without it')
+    parser.add_argument('--image', type=Path, metavar='FILE', help='image to check with; a pattern of noise without it')
     parser.add_argument('--time', type=int, metavar='RUNS', help='time RUNS runs of the file and of PyTorch, in turn')
     add_cfg_options(parser)
     add_trust_option(parser)

@@ -97,12 +97,12 @@ def take_restarts(script: str, arguments: list[str], default: int = 0) -> tuple[
     if not options.max_restarts:
         return 0, rest
     if script != 'train.py':
-        raise UserError('--max-restarts is for training: an evaluation has nothing to go on from')
+        raise UserError('--max-restarts is for training: an evaluation has nothing to continue from')
     for i, word in enumerate(rest):
         name, given, _ = word.partition('=')
         if len(name) > 2 and '--resume'.startswith(name):
             if given or (rest[i + 1:] and not rest[i + 1].startswith('-')):
-                raise UserError('--max-restarts goes on from the newest checkpoint of the work directory, and each restart '
+                raise UserError('--max-restarts continues from the newest checkpoint of the work directory, and each restart '
                                 'would go back to --resume PATH: give --resume alone, or leave --max-restarts out')
             return options.max_restarts, rest
     # Also at the first start: a node that comes back cannot know that the others have begun.

@@ -20,7 +20,7 @@ if __name__ == '__main__':
     add_amp_options(parser)
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH',
-                        help='go on from PATH, or from the newest checkpoint in the work directory')
+                        help='continue from PATH, or from the newest checkpoint in the work directory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
     parser.add_argument('--log-to', nargs='+', choices=RECORDERS, default=[], help='record curves there too')
     parser.add_argument('--skip-bad-images', type=int, metavar='N',

@@ -5,5 +5,5 @@ _base_ = [
     './runtime/segmentation.py',
 ]
 
-# Crops at the picture's edge are padded to full size.
+# Crops at the image's edge are padded to full size.
 model = dict(data_preprocessor=dict(size=_base_.crop_size))

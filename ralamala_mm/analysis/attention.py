@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 from ralamala_mm.ops import ATTENTIONS, RotaryTable
 from ralamala_mm.ops.naive import feature_map, rotate
 
@@ -53,7 +53,7 @@ def capture(backbone: nn.Module, image: Tensor, blocks: Sequence[tuple[int, int]
 
     Args:
         backbone: a `HybridVisionTransformer` in evaluation mode.
-        image: `[1, 3, H, W]`, normalised.
+        image: `[1, 3, H, W]`, normalized.
         blocks: stage and place of each block, from 0.
 
     Raises:
@@ -112,7 +112,7 @@ def _row(q: Tensor, k: Tensor, token: int) -> Tensor:
 
 
 def token_at(point: tuple[int, int], stride: int, columns: int) -> int:
-    """The token whose cell a pixel (x, y) lies in. The last row and column of cells may reach beyond the picture.
+    """The token whose cell a pixel (x, y) lies in. The last row and column of cells may reach beyond the image.
 
     Args:
         point: column and row.
@@ -133,28 +133,28 @@ def spread_of(weights: Tensor) -> dict[str, float]:
                 tokens=float(entropy.exp()))
 
 
-def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[tuple[str, int, dict[str, Tensor]]],
+def draw_attention(image: np.ndarray, point: tuple[int, int], rows: Sequence[tuple[str, int, dict[str, Tensor]]],
                    path: Path) -> None:
-    """Writes a sheet: the picture with the pixel, then the weights of each attention over it, a line for each block.
+    """Writes a sheet: the image with the pixel, then the weights of each attention over it, a line for each block.
 
     Args:
-        picture: `[H, W, 3]`, RGB.
+        image: `[H, W, 3]`, RGB.
         point: column and row of the pixel.
         rows: name of a block, its stride, and by attention its weights on the grid, `[h, w]`.
-        path: the picture to write.
+        path: the image to write.
     """
     from matplotlib.figure import Figure
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     columns = 1 + len(rows[0][-1])
     figure = Figure(figsize=(3 * columns, (3 * height / width + 0.55) * len(rows)), layout='constrained')
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, stride, maps) in zip(grid, rows, strict=True):
-        line[0].imshow(picture)
+        line[0].imshow(image)
         line[0].set_title(name, fontsize=9)
         for axes, (kind, weights) in zip(line[1:], maps.items(), strict=True):
             share = (weights / weights.max()).clamp(min=0).numpy()
-            axes.imshow(picture.mean(axis=2), cmap='gray', vmin=-60, vmax=255)
+            axes.imshow(image.mean(axis=2), cmap='gray', vmin=-60, vmax=255)
             right, bottom = (stride * cells - 0.5 for cells in (weights.shape[1], weights.shape[0]))
             axes.imshow(share, cmap='inferno', alpha=0.65, extent=(-0.5, right, bottom, -0.5), vmin=0, vmax=1)
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -165,7 +165,7 @@ def draw_attention(picture: np.ndarray, point: tuple[int, int], rows: Sequence[t
         for axes in line:
             axes.plot(*point, marker='+', color='deepskyblue', markersize=11, markeredgewidth=2)
             axes.set_axis_off()
-    write_in_one_move(path, lambda file: figure.savefig(file, dpi=110, format='png'))
+    atomic_write(path, lambda file: figure.savefig(file, dpi=110, format='png'))
 
 
 THRESHOLD = 0.01  # singular values below this part of the largest do not count
@@ -254,7 +254,7 @@ def as_table(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], threshold:
 
 
 def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Path, threshold: float = THRESHOLD) -> None:
-    """Writes the spectra behind the ranks, a line of three pictures for each block."""
+    """Writes the spectra behind the ranks, a line of three images for each block."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.2 * len(ranks)), layout='constrained')
@@ -273,4 +273,4 @@ def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Pa
             axes.legend(fontsize=7)
             axes.grid(alpha=0.3)
         line[0].set_ylabel('part of the largest')
-    write_in_one_move(path, lambda file: figure.savefig(file, dpi=110, format='png'))
+    atomic_write(path, lambda file: figure.savefig(file, dpi=110, format='png'))

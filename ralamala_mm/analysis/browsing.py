@@ -21,9 +21,9 @@ from ralamala_mm.apis.masks import encode
 from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
-from .charts import COLOURS
+from .charts import COLORS
 from .detections import Objects, compressed
 from .samples import spread
 
@@ -40,27 +40,27 @@ class Statistics:
     Args:
         classes: names.
         of: 'objects', or 'regions' for segmentation: the connected parts of a class of at least 16 pixels.
-        pictures: how many were counted.
+        images: how many were counted.
         available: how many there are.
         counts: objects or regions per class.
-        seen_in: pictures per class.
+        seen_in: images per class.
         pixels: per class, for segmentation.
         ignored_pixels: of no class, for segmentation.
         boxes: (width, height) in pixels of each object or region.
-        per_picture: objects or regions.
-        sizes: (width, height) of each picture.
+        per_image: objects or regions.
+        sizes: (width, height) of each image.
     """
 
     classes: tuple[str, ...]
     of: str
     available: int = 0
-    pictures: int = 0
+    images: int = 0
     counts: Counter = field(default_factory=Counter)
     seen_in: Counter = field(default_factory=Counter)
     pixels: Counter = field(default_factory=Counter)
     ignored_pixels: int = 0
     boxes: list[tuple[float, float]] = field(default_factory=list)
-    per_picture: list[int] = field(default_factory=list)
+    per_image: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -74,27 +74,27 @@ class Statistics:
         boxes = np.array(self.boxes, float).reshape(-1, 2)
         return boxes[:, 0] / np.maximum(boxes[:, 1], 1e-6)
 
-    def add_picture(self, width: int, height: int, labels: Iterable[int], boxes: Iterable[tuple[float, float]],
+    def add_image(self, width: int, height: int, labels: Iterable[int], boxes: Iterable[tuple[float, float]],
                     present: Iterable[int] | None = None) -> None:
-        """Counts one picture's objects.
+        """Counts one image's objects.
 
         Args:
-            width: of the picture, in pixels.
-            height: of the picture, in pixels.
+            width: of the image, in pixels.
+            height: of the image, in pixels.
             labels: the class of each object.
             boxes: (width, height) of each object.
             present: the classes that are seen in it; by default those of the objects.
         """
         labels = [int(label) for label in labels]
-        self.pictures += 1
+        self.images += 1
         self.counts.update(labels)
         self.seen_in.update(set(labels if present is None else present))
         self.boxes.extend(boxes)
-        self.per_picture.append(len(labels))
+        self.per_image.append(len(labels))
         self.sizes.append((width, height))
 
     def add_mask(self, mask: np.ndarray) -> None:
-        """Counts one picture's classes and their regions.
+        """Counts one image's classes and their regions.
 
         Args:
             mask: `[h, w]`, classes; 255 for none.
@@ -111,17 +111,17 @@ class Statistics:
             labels += [value] * len(kept)
             boxes += [(float(part[cv2.CC_STAT_WIDTH]), float(part[cv2.CC_STAT_HEIGHT])) for part in kept]
         present = [value for value in values.tolist() if value < len(self.classes)]
-        self.add_picture(mask.shape[1], mask.shape[0], labels, boxes, present)
+        self.add_image(mask.shape[1], mask.shape[0], labels, boxes, present)
 
     def as_numbers(self) -> dict:
         """Everything as what JSON holds; keys name units."""
         sizes = self.box_sizes
         numbers = dict(
-            pictures=self.pictures, pictures_available=self.available, counted=self.of, total=sum(self.counts.values()),
+            images=self.images, images_available=self.available, counted=self.of, total=sum(self.counts.values()),
             per_class={name: self._of_class(i) for i, name in enumerate(self.classes)},
             box_sizes={name: int(((sizes >= least) & (sizes < most)).sum()) for name, (least, most) in SIZES.items()},
             box_size_in_pixels=_summary(sizes, _logarithmic), aspect_ratio_width_over_height=_summary(self.aspects, _logarithmic),
-            per_picture=_summary(np.array(self.per_picture), _linear),
+            per_image=_summary(np.array(self.per_image), _linear),
             picture_width_in_pixels=_summary(np.array([width for width, _ in self.sizes]), _linear),
             picture_height_in_pixels=_summary(np.array([height for _, height in self.sizes]), _linear))
         if self.pixels or self.ignored_pixels:
@@ -129,7 +129,7 @@ class Statistics:
         return numbers
 
     def _of_class(self, label: int) -> dict:
-        numbers = {self.of: self.counts[label], 'pictures': self.seen_in[label]}
+        numbers = {self.of: self.counts[label], 'images': self.seen_in[label]}
         if self.of == 'regions':
             numbers['pixels'] = self.pixels[label]
         return numbers
@@ -159,19 +159,19 @@ def _logarithmic(values: np.ndarray) -> np.ndarray:
     return np.geomspace(least * 0.999, most * 1.001 + 1e-9, _BINS + 1)
 
 
-SIDE = 360  # pixels of a picture's longer side on a sheet, or nearly so
-ROWS = 5  # pictures on a sheet
+SIDE = 360  # pixels of an image's longer side on a sheet, or nearly so
+ROWS = 5  # images on a sheet
 # What MMEngine's and MMDetection's data sets say when a pipeline drops everything; they have no type for it.
 _NOTHING_LEFT = ('Cannot find valid image', 'should not get `None`', 'always return None')
-_MOST_BARS = 60  # classes in the picture of their histogram
+_MOST_BARS = 60  # classes in the image of their histogram
 
 
 def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
-    """Counts up to `number` pictures of a data set, spread evenly over it, and shows progress."""
+    """Counts up to `number` images of a data set, spread evenly over it, and shows progress."""
     segments = is_segmentation(config)
     chosen = spread(number, len(dataset))
     statistics = Statistics(tuple(dataset.metainfo['classes']), 'regions' if segments else 'objects', available=len(dataset))
-    print(f'Counting {len(chosen)} of {len(dataset)} pictures', flush=True)
+    print(f'Counting {len(chosen)} of {len(dataset)} images', flush=True)
     progress = Progress('counting', len(chosen))
     for index in chosen:
         if segments:
@@ -180,39 +180,39 @@ def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
             info = _information(dataset, index)
             instances = [one for one in info.get('instances') or [] if not one.get('ignore_flag')]
             boxes = [(one['bbox'][2] - one['bbox'][0], one['bbox'][3] - one['bbox'][1]) for one in instances]
-            statistics.add_picture(info['width'], info['height'], [one['bbox_label'] for one in instances], boxes)
+            statistics.add_image(info['width'], info['height'], [one['bbox_label'] for one in instances], boxes)
         progress.advance(1)
     progress.end()
     return statistics
 
 
 def draw_sheets(config: Config, dataset: Dataset, number: int, versions: int, folder: Path) -> list[Path]:
-    """Writes sheets `pictures_1.png`, …: a row for each picture, as it is and as the pipeline makes it.
+    """Writes sheets `images_1.png`, …: a row for each image, as it is and as the pipeline makes it.
 
     Args:
         config: the data set's.
         dataset: see `build_dataset`.
-        number: how many pictures, spread evenly over the data set.
+        number: how many images, spread evenly over the data set.
         versions: how often the pipeline is run on each.
         folder: where to write.
     """
     rows, paths = [], []
     chosen = spread(number, len(dataset))
-    print(f'Drawing {len(chosen)} pictures', flush=True)
+    print(f'Drawing {len(chosen)} images', flush=True)
     progress = Progress('drawing', len(chosen))
     for index in chosen:
         rows.append(_draw_row(dataset, index, versions, is_segmentation(config)))
         progress.advance(1)
     progress.end()
     for first in range(0, len(rows), ROWS):
-        part = [picture for row in rows[first:first + ROWS] for picture in row]
-        paths.append(folder / f'pictures_{first // ROWS + 1}.png')
-        _write_picture(paths[-1], tile(part, versions + 1))
+        part = [image for row in rows[first:first + ROWS] for image in row]
+        paths.append(folder / f'images_{first // ROWS + 1}.png')
+        _write_image(paths[-1], tile(part, versions + 1))
     return paths
 
 
 def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> list[np.ndarray]:
-    """RGB pictures `[h, w, 3]` with captions."""
+    """RGB images `[h, w, 3]` with captions."""
     classes, palette = dataset.metainfo['classes'], palette_of(dataset.metainfo)
     info = _information(dataset, index)
     row = []
@@ -226,7 +226,7 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
             image, annotated = _transformed(sample, segments)
             text = f'{i}: {image.shape[1]}×{image.shape[0]}'
             if (shown_path := sample['data_samples'].get('img_path')) and shown_path != info['img_path']:
-                text = f'{i}: of another, {Path(shown_path).name}'  # short enough for a narrow picture
+                text = f'{i}: of another, {Path(shown_path).name}'  # short enough for a narrow image
         shown = resize(image, SIDE)
         if not segments:
             annotated_side = max((original if _keeps_annotations(dataset) else image).shape[:2])
@@ -239,7 +239,7 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
 
 
 def _sample(dataset: Dataset, index: int, info: dict) -> dict:
-    """What the pipeline makes of a picture; of another one, drawn at random, if it drops that one, as in training."""
+    """What the pipeline makes of an image; of another one, drawn at random, if it drops that one, as in training."""
     try:
         return dataset[index]
     except Exception as error:
@@ -250,7 +250,7 @@ def _sample(dataset: Dataset, index: int, info: dict) -> dict:
 
 
 def _transforms(dataset: Dataset) -> list:
-    while not isinstance(getattr(dataset, 'pipeline', None), Compose):  # those that join pictures have a list of their own
+    while not isinstance(getattr(dataset, 'pipeline', None), Compose):  # those that join images have a list of their own
         dataset = (getattr(dataset, 'datasets', None) or [dataset.dataset])[0]
     return dataset.pipeline.transforms
 
@@ -263,14 +263,14 @@ def _keeps_annotations(dataset: Dataset) -> bool:
 
 
 def _information(dataset: Dataset, index: int) -> dict:
-    """What the annotations say about a picture; data sets that join pictures stand for their own first one."""
+    """What the annotations say about an image; data sets that join images stand for their own first one."""
     while not hasattr(dataset, 'get_data_info'):
         dataset = dataset.dataset
     return dataset.get_data_info(index)
 
 
 def _loaded(dataset: Dataset, info: dict, wanted: Sequence[str]) -> dict:
-    """What those transforms that read files make of a picture."""
+    """What those transforms that read files make of an image."""
     for transform in _transforms(dataset):
         name = type(transform).__name__
         if name.startswith('Load') and any(word in name for word in wanted):
@@ -287,7 +287,7 @@ def _read_mask(dataset: Dataset, index: int) -> np.ndarray:
 
 
 def _original(dataset: Dataset, index: int, info: dict, segments: bool) -> tuple[np.ndarray, Objects | np.ndarray]:
-    """The picture's file, RGB, and its annotations."""
+    """The image's file, RGB, and its annotations."""
     loaded = _loaded(dataset, dict(info), ['Image'])
     image = _as_rgb(loaded['img'])
     if segments:
@@ -315,7 +315,7 @@ def _transformed(sample: dict, segments: bool) -> tuple[np.ndarray, Objects | np
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 RGB of what a pipeline holds: BGR, normalised or not."""
+    """uint8 RGB of what a pipeline holds: BGR, normalized or not."""
     if image.dtype != np.uint8 and (image.min() < 0 or image.max() <= 1):
         image = (image - image.min()) / max(np.ptp(image), 1e-6) * 255
     return np.ascontiguousarray(image[..., ::-1].clip(0, 255).astype(np.uint8))
@@ -326,41 +326,41 @@ def write_statistics(statistics: Statistics, palette: Sequence[tuple[int, int, i
 
     Args:
         statistics: what was counted.
-        palette: a colour for each class.
-        title: of the pictures.
+        palette: a color for each class.
+        title: of the images.
         folder: where to write.
     """
     paths = [folder / name for name in ('statistics.json', 'statistics.png', 'classes.png')]
     text = json.dumps(statistics.as_numbers(), indent=1, ensure_ascii=False)
-    write_in_one_move(paths[0], lambda file: file.write_text(text, encoding='utf-8'))
+    atomic_write(paths[0], lambda file: file.write_text(text, encoding='utf-8'))
     for path, figure in zip(paths[1:], (_histograms(statistics, title), _class_bars(statistics, palette, title)), strict=True):
-        write_in_one_move(path, lambda file, figure=figure: figure.savefig(file, dpi=110, format='png'))
+        atomic_write(path, lambda file, figure=figure: figure.savefig(file, dpi=110, format='png'))
     return paths
 
 
 def _histograms(statistics: Statistics, title: str) -> Figure:
     figure = Figure(figsize=(11, 7.6), layout='constrained')
-    (sizes, aspects), (amounts, pictures) = figure.subplots(2, 2)
+    (sizes, aspects), (amounts, images) = figure.subplots(2, 2)
     numbers, of = statistics.as_numbers(), statistics.of
     _draw_histogram(sizes, numbers['box_size_in_pixels'], logarithmic=True)
     shares = [f'{name} {count:,} ({count / max(numbers["total"], 1):.0%})' for name, count in numbers['box_sizes'].items()]
     for least, _ in list(SIZES.values())[1:]:
-        sizes.axvline(least, color=COLOURS[1], linestyle='--', linewidth=1)
+        sizes.axvline(least, color=COLORS[1], linestyle='--', linewidth=1)
     sizes.set(title=f'size of the boxes: {", ".join(shares)}',
               xlabel='square root of the box area, pixels (lines: COCO, 32 and 96)')
     _draw_histogram(aspects, numbers['aspect_ratio_width_over_height'], logarithmic=True)
     aspects.set(title='aspect ratio of the boxes', xlabel='width / height')
-    aspects.axvline(1, color=COLOURS[1], linestyle='--', linewidth=1)
-    _draw_histogram(amounts, numbers['per_picture'])
-    mean = numbers['per_picture'].get('mean', 0)
-    amounts.set(title=f'{of} per picture: {mean:.1f} on average', xlabel=f'{of} in a picture', ylabel='pictures')
+    aspects.axvline(1, color=COLORS[1], linestyle='--', linewidth=1)
+    _draw_histogram(amounts, numbers['per_image'])
+    mean = numbers['per_image'].get('mean', 0)
+    amounts.set(title=f'{of} per image: {mean:.1f} on average', xlabel=f'{of} in an image', ylabel='images')
     for axes in (sizes, aspects):
         axes.set_ylabel(of)
     widths, heights = np.array(statistics.sizes).T
-    pictures.scatter(widths, heights, s=14, alpha=0.35, color=COLOURS[0], linewidths=0)
-    pictures.set(title=f'size of {statistics.pictures:,} pictures', xlabel='width, pixels', ylabel='height, pixels',
+    images.scatter(widths, heights, s=14, alpha=0.35, color=COLORS[0], linewidths=0)
+    images.set(title=f'size of {statistics.images:,} images', xlabel='width, pixels', ylabel='height, pixels',
                  xlim=(0, widths.max() * 1.1), ylim=(0, heights.max() * 1.1))
-    for axes in (sizes, aspects, amounts, pictures):
+    for axes in (sizes, aspects, amounts, images):
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
         axes.title.set_fontsize(10)
@@ -372,14 +372,14 @@ def _draw_histogram(axes: Axes, summary: dict, logarithmic: bool = False) -> Non
     if not summary:
         axes.text(0.5, 0.5, 'nothing', transform=axes.transAxes, ha='center')
         return
-    axes.stairs(summary['histogram']['counts'], summary['histogram']['edges'], fill=True, color=COLOURS[0])
+    axes.stairs(summary['histogram']['counts'], summary['histogram']['edges'], fill=True, color=COLORS[0])
     if logarithmic:
         axes.set_xscale('log', base=2)
         axes.xaxis.set_major_formatter('{x:g}')
 
 
 def _class_bars(statistics: Statistics, palette: Sequence[tuple[int, int, int]], title: str) -> Figure:
-    """The commonest classes' objects or pixels, with the number of pictures that show them."""
+    """The commonest classes' objects or pixels, with the number of images that show them."""
     amounts, unit = (statistics.pixels, 'pixels') if statistics.of == 'regions' else (statistics.counts, 'objects')
     order = sorted(range(len(statistics.classes)), key=lambda label: -amounts[label])[:_MOST_BARS]
     figure = Figure(figsize=(9, 1.4 + 0.26 * len(order)), layout='constrained')
@@ -387,7 +387,7 @@ def _class_bars(statistics: Statistics, palette: Sequence[tuple[int, int, int]],
     bars = axes.barh(range(len(order)), [amounts[label] for label in order],
                      color=[tuple(value / 255 for value in palette[label]) for label in order], edgecolor='#666', linewidth=0.5)
     total = max(sum(amounts.values()), 1)
-    axes.bar_label(bars, [f'{amounts[label]:,} ({amounts[label] / total:.1%}), in {statistics.seen_in[label]:,} pictures'
+    axes.bar_label(bars, [f'{amounts[label]:,} ({amounts[label] / total:.1%}), in {statistics.seen_in[label]:,} images'
                           for label in order], padding=3, fontsize=8)
     axes.set_yticks(range(len(order)), [statistics.classes[label] for label in order], parse_math=False)
     axes.invert_yaxis()
@@ -401,6 +401,6 @@ def _class_bars(statistics: Statistics, palette: Sequence[tuple[int, int, int]],
     return figure
 
 
-def _write_picture(path: Path, image: np.ndarray) -> None:
+def _write_image(path: Path, image: np.ndarray) -> None:
     content = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    write_in_one_move(path, lambda file: file.write_bytes(content))
+    atomic_write(path, lambda file: file.write_bytes(content))

@@ -1,4 +1,4 @@
-"""Charts as SVG to stand within a page: text as text, colours that the colour-blind tell apart, for light and dark pages."""
+"""Charts as SVG to stand within a page: text as text, colors that the color-blind tell apart, for light and dark pages."""
 
 import io
 import re
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's, blue lighter and yellow darker: each has a contrast of 3 or nearly so on white and on the dark page.
-COLOURS = ('#1a7fc1', '#d55e00', '#009e73', '#cc79a7', '#a38a00', '#8a8f98')
+COLORS = ('#1a7fc1', '#d55e00', '#009e73', '#cc79a7', '#a38a00', '#8a8f98')
 STYLES = ('-', '--', '-.', ':')
 MOST_POINTS = 400  # of a line
-_INK = '#010203'  # stands for the page's own text colour until the SVG is written
+_INK = '#010203'  # stands for the page's own text color until the SVG is written
 _SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.size': 9.5, 'font.family': 'sans-serif',
              'text.parse_math': False,  # names may hold dollar signs
              'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK, 'xtick.color': _INK, 'ytick.color': _INK,
@@ -48,7 +48,7 @@ def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | N
         title: above the chart.
         x: what the horizontal axis shows.
         y: what the vertical axis shows.
-        lines: at most as many as there are colours and styles; a thinner choice of points is drawn of long ones.
+        lines: at most as many as there are colors and styles; a thinner choice of points is drawn of long ones.
         top: upper end of the vertical axis.
         marks: places of dotted vertical lines.
         markers: a dot on every point.
@@ -61,7 +61,7 @@ def line_chart(title: str, x: str, y: str, lines: Sequence[Line], top: float | N
         for i, line in enumerate(lines):
             step = -(-len(line.points) // MOST_POINTS)
             points = [*line.points[::step], line.points[-1]]
-            handles += axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.4,
+            handles += axes.plot(*zip(*points, strict=True), color=COLORS[i % len(COLORS)], linewidth=1.4,
                                  linestyle=STYLES[i % len(STYLES)], marker='o' if markers else None, markersize=3.5)
         axes.set(xlabel=x, ylabel=y, ylim=(None if any(value < 0 for line in lines for _, value in line.points) else 0, top))
         if rows:
@@ -83,7 +83,7 @@ def bar_chart(title: str, x: str, names: Sequence[str], bars: dict[str, Sequence
         thick, handles = 0.8 / len(bars), []
         for i, values in enumerate(bars.values()):
             places = [group - 0.4 + thick * (i + 0.5) for group in range(len(names))]
-            handles.append(axes.barh(places, values, thick * 0.92, color=COLOURS[i % len(COLOURS)]))
+            handles.append(axes.barh(places, values, thick * 0.92, color=COLORS[i % len(COLORS)]))
             axes.bar_label(handles[-1], fmt='%.1f', padding=2, fontsize=8 if len(bars) < 3 else 6.5)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
@@ -117,7 +117,7 @@ def _drawing(title: str, height: float) -> Iterator[tuple[Axes, Chart]]:
 
 
 def _inline(svg: str, title: str) -> str:
-    """An SVG file as an element of a page: scales with it, takes its text colour, and shares no id with another chart."""
+    """An SVG file as an element of a page: scales with it, takes its text color, and shares no id with another chart."""
     svg = svg[svg.index('<svg'):]
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg role="img" viewBox="\1" xmlns="http://www.w3.org/2000/svg" '
                  r'xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1)

@@ -15,9 +15,9 @@ from pycocotools import mask as masks
 from ralamala_mm.engine.coco_metric import FasterCocoMetric
 
 HEIGHT, WIDTH = 480, 640  # pixels
-OBJECTS = 7  # a picture on average, as in COCO
+OBJECTS = 7  # an image on average, as in COCO
 CROWDS = 0.05  # share of the objects; COCO has 0.01
-MISSED = 0.02  # share of the pictures without a prediction
+MISSED = 0.02  # share of the images without a prediction
 
 Results = list[tuple[dict, dict]]  # (ground truth, prediction) of each image, as CocoMetric.process collects them
 
@@ -62,7 +62,7 @@ def make_results(content: dict, detections: int, seed: int = 0) -> Results:
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """`[count, 4]`, x y width height in pixels within the picture."""
+    """`[count, 4]`, x y width height in pixels within the image."""
     sizes = np.exp(rng.uniform(np.log(4), np.log(300), (count, 2)))
     return np.concatenate([rng.random((count, 2)) * ([WIDTH, HEIGHT] - sizes), sizes], axis=1).round(2)
 

@@ -13,10 +13,10 @@ from pycocotools import mask as masks
 
 @dataclass
 class Objects:
-    """The objects of one picture, annotated or predicted.
+    """The objects of one image, annotated or predicted.
 
     Args:
-        boxes: `[n, 4]`, left, top, right, bottom in pixels of the picture's file.
+        boxes: `[n, 4]`, left, top, right, bottom in pixels of the image's file.
         labels: `[n]`, indices of classes.
         scores: `[n]`; 1 for what is annotated.
         crowd: `[n]`, whether it is a region of many objects, within which predictions count neither way.
@@ -52,8 +52,8 @@ class Objects:
 
 
 @dataclass
-class DetectedPicture:
-    """A picture's file, its annotations and a detector's predictions."""
+class DetectedImage:
+    """An image's file, its annotations and a detector's predictions."""
 
     path: str
     height: int
@@ -104,16 +104,16 @@ def match_by_score(scores: np.ndarray, ious: np.ndarray, least: float) -> np.nda
     return matched
 
 
-def in_crowds(picture: DetectedPicture, kind: str, least: float, any_class: bool = False) -> np.ndarray:
+def in_crowds(image: DetectedImage, kind: str, least: float, any_class: bool = False) -> np.ndarray:
     """`[p]`, whether a prediction lies within a crowd of its class, or of any class, by at least this share of its area."""
-    crowds = picture.truth[picture.truth.crowd]
+    crowds = image.truth[image.truth.crowd]
     if not len(crowds):
-        return np.zeros(len(picture.predicted), bool)
-    same = picture.predicted.labels[:, None] == crowds.labels[None]
-    return (overlaps(picture.predicted, crowds, kind, crowd=True) * (same | any_class) >= least).any(axis=1)
+        return np.zeros(len(image.predicted), bool)
+    same = image.predicted.labels[:, None] == crowds.labels[None]
+    return (overlaps(image.predicted, crowds, kind, crowd=True) * (same | any_class) >= least).any(axis=1)
 
 
-def count_confusions(pictures: Sequence[DetectedPicture], classes: int, score: float, overlap: float) -> np.ndarray:
+def count_confusions(images: Sequence[DetectedImage], classes: int, score: float, overlap: float) -> np.ndarray:
     """Which class is taken for which.
 
     Predictions from `score` on are matched with annotated boxes of any class by `match_by_score` at `overlap`.
@@ -123,10 +123,10 @@ def count_confusions(pictures: Sequence[DetectedPicture], classes: int, score: f
         last one not found.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
-    for picture in pictures:
-        confident = DetectedPicture(picture.path, picture.height, picture.width, picture.truth,
-                                    picture.predicted[picture.predicted.scores >= score])
-        truth, predicted = picture.truth[~picture.truth.crowd], confident.predicted
+    for image in images:
+        confident = DetectedImage(image.path, image.height, image.width, image.truth,
+                                    image.predicted[image.predicted.scores >= score])
+        truth, predicted = image.truth[~image.truth.crowd], confident.predicted
         matched = match_by_score(predicted.scores, overlaps(predicted, truth), overlap)
         found = matched >= 0
         np.add.at(counts, (truth.labels[matched[found]], predicted.labels[found]), 1)
@@ -135,14 +135,14 @@ def count_confusions(pictures: Sequence[DetectedPicture], classes: int, score: f
     return counts
 
 
-def picture_quality(picture: DetectedPicture, score: float, overlap: float) -> float:
-    """How well one picture is detected, from 0 to 1; NaN where nothing is and nothing was found.
+def image_quality(image: DetectedImage, score: float, overlap: float) -> float:
+    """How well one image is detected, from 0 to 1; NaN where nothing is and nothing was found.
 
     The panoptic quality of its boxes: the sum of the matched pairs' overlaps, divided by the mean of the number of annotated
     and of predicted objects. Pairs have the same class, and predictions a score from `score` on.
     """
-    predicted = picture.predicted[(picture.predicted.scores >= score) & ~in_crowds(picture, 'bbox', overlap)]
-    truth = picture.truth[~picture.truth.crowd]
+    predicted = image.predicted[(image.predicted.scores >= score) & ~in_crowds(image, 'bbox', overlap)]
+    truth = image.truth[~image.truth.crowd]
     if not len(predicted) and not len(truth):
         return float('nan')
     ious = overlaps(predicted, truth) * (predicted.labels[:, None] == truth.labels[None])
@@ -160,12 +160,12 @@ KINDS = {
     'missed': 'an object that no prediction finds, nor would with another class or place',
 }
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-MOST_PREDICTIONS = 100  # per picture, as in COCO
+MOST_PREDICTIONS = 100  # per image, as in COCO
 
 
 @dataclass
 class ErrorBreakdown:
-    """AP at the foreground overlap, and by kind of error the number of them and the AP that mending them would win."""
+    """AP at the foreground overlap, and by kind of error the number of them and the AP that correcting them would win."""
 
     ap: float
     counts: dict[str, int]
@@ -179,12 +179,12 @@ class _Tally:
     labels: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)  # '' for a right one
-    mended: list[int] = field(default_factory=list)  # the class with which it would be right; -1 if it would have to go
+    corrected: list[int] = field(default_factory=list)  # the class with which it would be right; -1 if it would have to go
     objects: list[int] = field(default_factory=list)  # classes of all objects
     missed: list[int] = field(default_factory=list)  # classes of those missed
 
 
-def break_down_errors(pictures: Sequence[DetectedPicture], kind: str = 'bbox', foreground: float = 0.5,
+def break_down_errors(images: Sequence[DetectedImage], kind: str = 'bbox', foreground: float = 0.5,
                       background: float = 0.1) -> ErrorBreakdown:
     """Gives every wrong prediction one kind of error, and says what AP would be without those of each kind.
 
@@ -196,51 +196,52 @@ def break_down_errors(pictures: Sequence[DetectedPicture], kind: str = 'bbox', f
     count.
 
     Args:
-        pictures: with annotations and predictions; crowds and what lies in them are left out.
+        images: with annotations and predictions; crowds and what lies in them are left out.
         kind: 'bbox' or 'segm'.
         foreground: overlap from which a prediction has found an object, TIDE's t_f.
         background: overlap up to which it has nothing to do with it, TIDE's t_b.
     """
     tally = _Tally()
-    for picture in pictures:
-        _add_picture(tally, picture, kind, foreground, background)
-    labels, scores, mended = np.array(tally.labels, int), np.array(tally.scores), np.array(tally.mended, int)
+    for image in images:
+        _add_image(tally, image, kind, foreground, background)
+    labels, scores, corrected = np.array(tally.labels, int), np.array(tally.scores), np.array(tally.corrected, int)
     kinds = np.array(tally.kinds, dtype=object)
     right, objects = kinds == '', np.array(tally.objects, int)
     ap = _mean_ap(labels, scores, right, objects, np.unique(objects))
     counts, gains = {}, {}
     for name in KINDS:
         of_kind = kinds == name
-        fixed, left = of_kind & (mended >= 0), ~(of_kind & (mended < 0))
+        fixed, left = of_kind & (corrected >= 0), ~(of_kind & (corrected < 0))
         remaining = _without(objects, tally.missed) if name == 'missed' else objects
-        won = _mean_ap(np.where(fixed, mended, labels)[left], scores[left], (right | fixed)[left], remaining, np.unique(objects))
+        won = _mean_ap(np.where(fixed, corrected, labels)[left], scores[left], (right | fixed)[left], remaining,
+                       np.unique(objects))
         counts[name] = len(tally.missed) if name == 'missed' else int(of_kind.sum())
         gains[name] = max(won - ap, 0.0)  # the 101 points may fall a little differently
     return ErrorBreakdown(ap, counts, gains)
 
 
-def _add_picture(tally: _Tally, picture: DetectedPicture, kind: str, foreground: float, background: float) -> None:
-    order = np.argsort(-picture.predicted.scores, kind='stable')[:MOST_PREDICTIONS]
-    predicted, truth = picture.predicted[order], picture.truth[~picture.truth.crowd]
-    ignored = in_crowds(DetectedPicture(picture.path, picture.height, picture.width, picture.truth, predicted), kind, foreground)
+def _add_image(tally: _Tally, image: DetectedImage, kind: str, foreground: float, background: float) -> None:
+    order = np.argsort(-image.predicted.scores, kind='stable')[:MOST_PREDICTIONS]
+    predicted, truth = image.predicted[order], image.truth[~image.truth.crowd]
+    ignored = in_crowds(DetectedImage(image.path, image.height, image.width, image.truth, predicted), kind, foreground)
     ious = overlaps(predicted, truth, kind)
     same = predicted.labels[:, None] == truth.labels[None]
     matched = match_by_score(predicted.scores, ious * same, foreground)
     taken = np.isin(np.arange(len(truth)), matched)
     claimed = np.zeros(len(truth), bool)
     for i in range(len(predicted)):
-        name, mended = '', -1
+        name, corrected = '', -1
         if matched[i] < 0:
             if ignored[i]:
                 continue
             name, target = _name_error(ious[i], same[i], foreground, background)
             if target >= 0 and not taken[target]:
-                mended = -1 if claimed[target] else truth.labels[target]
+                corrected = -1 if claimed[target] else truth.labels[target]
                 claimed[target] = True
         tally.labels.append(predicted.labels[i])
         tally.scores.append(predicted.scores[i])
         tally.kinds.append(name)
-        tally.mended.append(mended)
+        tally.corrected.append(corrected)
     tally.objects.extend(truth.labels)
     tally.missed.extend(truth.labels[~taken & ~claimed])
 

@@ -5,7 +5,7 @@ scale or residual after it, or one attention. Counted, in elements of the maps a
 
 - Forward: each input map is read once, each output map written once, the weights are read once. Norms, activations,
   rotary tables and stochastic depth move nothing of their own; a batch norm is folded, or takes its statistics where
-  its convolution writes and normalises where the next op reads.
+  its convolution writes and normalizes where the next op reads.
 - Backward: each input map and the gradient of each output are read once, the gradient of each input is written once;
   a residual costs one read, as does every other map that feeds two ops, because the two gradients are added up; weights
   are read and their gradients written once. Twice the forward's multiply-adds. The image needs no gradient.

@@ -1,4 +1,4 @@
-"""A config's data set without its loader's workers, and which of its pictures are looked at."""
+"""A config's data set without its loader's workers, and which of its images are inspected."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ def build_dataset(config: Config, part: str) -> Dataset:
         part: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: the config has no such part, or its files cannot be used or give no picture.
+        UserError: the config has no such part, or its files cannot be used or give no image.
     """
     loader = config.get(f'{part}_dataloader')
     if not loader:

@@ -306,7 +306,7 @@ def as_growth_table(results: Sequence[Result]) -> str:
 
 
 def draw_growth(results: Sequence[Result], path: Path, title: str) -> None:
-    """Writes a picture of time and peak memory against pixels, both axes logarithmic, exponents in the legend."""
+    """Writes an image of time and peak memory against pixels, both axes logarithmic, exponents in the legend."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 

@@ -98,7 +98,7 @@ def load_subject(name: str) -> Config:
         path = next(folder.rglob(f'{Path(rest).name.removesuffix(".py")}.py'), path)
     try:
         return load_config(str(path))
-    except UserError as error:  # a package that the config imports: MMEngine goes on to list the whole sys.path
+    except UserError as error:  # a package that the config imports: MMEngine then lists the whole sys.path
         raise UserError(f'{name}: {str(error).partition(", the current sys.path")[0]}') from error
 
 

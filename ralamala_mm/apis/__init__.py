@@ -1,4 +1,4 @@
-"""Inference from Python: a model from a config and a checkpoint, and predictions for pictures."""
+"""Inference from Python: a model from a config and a checkpoint, and predictions for images."""
 
 from .predictor import load_model, predict
 

@@ -14,8 +14,8 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.version import __version__
 
 from .drawing import draw
-from .inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
-from .outputs import FilmWriter, Tables, numbering_of, numbers_in_masks, write_coloured, write_mask, write_picture
+from .inputs import Source, VideoReader, check_out_dir, drawn_suffix, find_sources, name_outputs
+from .outputs import FilmWriter, Tables, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
 from .predictor import Predictor, is_segmentor, load_model
 
 DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
@@ -43,30 +43,30 @@ def infer(args: argparse.Namespace) -> None:
     work.run(info)
 
 
-class PictureProgress:
-    """How many pictures are done, and how many tiles of the one at hand, which may take minutes."""
+class ImageProgress:
+    """How many images are done, and how many tiles of the one at hand, which may take minutes."""
 
     def __init__(self, count: int):
-        self._pictures = Progress('pictures', count)
+        self._images = Progress('images', count)
         self._tiles: Progress | None = None
 
     def advance(self) -> None:
-        """Another picture is done."""
+        """Another image is done."""
         self._end_tiles()
-        self._pictures.advance(1)
+        self._images.advance(1)
 
     def advance_tiles(self, predicted: int, count: int) -> None:
         """Another few tiles, of so many, are predicted."""
         if count > 1:
-            self._tiles = self._tiles or Progress('  tiles of a picture', count)
+            self._tiles = self._tiles or Progress('  tiles of an image', count)
             self._tiles.advance(predicted)
 
     def tell(self, text: str) -> None:
         self._end_tiles()
-        self._pictures.tell(text)
+        self._images.tell(text)
 
     def end(self) -> None:
-        self._pictures.end()
+        self._images.end()
 
     def _end_tiles(self) -> None:
         if self._tiles:
@@ -81,20 +81,20 @@ class Work:
         predictor: with its model.
         sources: the inputs.
         out_dir: receives `predictions.json`, `predictions.csv`, `drawn/`, and `masks/`, `coloured/` of a segmentor.
-        draws: write pictures with predictions drawn on them.
-        colours: write a segmentor's masks in colours too.
+        draws: write images with predictions drawn on them.
+        colors: write a segmentor's masks in colors too.
     """
 
-    def __init__(self, predictor: Predictor, sources: Sequence[Source], out_dir: Path, draws: bool, colours: bool):
+    def __init__(self, predictor: Predictor, sources: Sequence[Source], out_dir: Path, draws: bool, colors: bool):
         self.predictor = predictor
         self.sources = sources
         self.out_dir = out_dir
-        self.draws, self.colours = draws, colours
+        self.draws, self.colors = draws, colors
         self.classes, self.palette = (predictor.model.dataset_meta[key] for key in ('classes', 'palette'))
         self.drawn_names = name_outputs(sources, drawn_suffix)
-        self.mask_names = name_outputs(sources, lambda source: '.png' if source.kind == 'picture' else '')
+        self.mask_names = name_outputs(sources, lambda source: '.png' if source.kind == 'image' else '')
         self.failed: list[str] = []
-        self.done = dict(pictures=0, frames=0)
+        self.done = dict(images=0, frames=0)
 
     def run(self, info: dict) -> None:
         """Does it all.
@@ -106,52 +106,52 @@ class Work:
         self.numbering = numbers_in_masks(self.classes, model.dataset_meta['reduce_zero_label']) if self.predictor.segments \
             else numbering_of(model.cfg, self.classes)
         with Tables(self.out_dir, self.classes, self.palette, self.numbering, info, self.predictor.segments) as self.tables:
-            self._do_pictures([source for source in self.sources if source.kind == 'picture'])
+            self._do_images([source for source in self.sources if source.kind == 'image'])
             for source in self.sources:
-                if source.kind != 'picture':
+                if source.kind != 'image':
                     self._do_film(source)
         print(self._summary(), flush=True)
         if self.failed:
             raise UserError(f'{len(self.failed)} of {len(self.sources)} inputs could not be predicted, as told above: '
                             f'{", ".join(self.failed[:_NAMED])}{", …" if len(self.failed) > _NAMED else ""}')
 
-    def _do_pictures(self, sources: list[Source]) -> None:
+    def _do_images(self, sources: list[Source]) -> None:
         if not sources:
             return
         by_path = {source.path: source for source in sources}
-        progress = PictureProgress(len(sources))
+        progress = ImageProgress(len(sources))
 
         def fail(path: str, error: UserError) -> None:
             self._fail(by_path[path], error, progress.tell)
             progress.advance()
 
-        for path, picture, sample in self.predictor(self._read(sources, fail), fail, progress.advance_tiles):
+        for path, image, sample in self.predictor(self._read(sources, fail), fail, progress.advance_tiles):
             source = by_path[path]
             try:
                 mask = self._write_masks(sample, self.mask_names[source])
                 if self.draws:
-                    write_picture(self.out_dir / 'drawn' / self.drawn_names[source], self._drawn(picture, sample))
+                    write_image(self.out_dir / 'drawn' / self.drawn_names[source], self._drawn(image, sample))
             except UserError as error:
                 fail(path, error)
                 continue
             self.tables.add(sample, source.name, path, mask=mask)
-            self.done['pictures'] += 1
+            self.done['images'] += 1
             progress.advance()
         progress.end()
 
     def _read(self, sources: list[Source], fail: Callable[[str, UserError], None]) -> Iterator[tuple[str, np.ndarray]]:
         for source in sources:
             try:
-                picture = self.predictor.read(source.path)
+                image = self.predictor.read(source.path)
             except UserError as error:
                 fail(source.path, error)
                 continue
-            yield source.path, picture
+            yield source.path, image
 
     def _do_film(self, source: Source) -> None:
-        """A video's or camera's frames; a camera goes on until Ctrl-C."""
+        """A video's or camera's frames; a camera continues until Ctrl-C."""
         try:
-            film = Film(source)
+            film = VideoReader(source)
         except UserError as error:
             self._fail(source, error, _tell)
             return
@@ -166,15 +166,15 @@ class Work:
             if progress:
                 progress.end()
 
-    def _do_frames(self, source: Source, film: Film, progress: Progress | None) -> None:
+    def _do_frames(self, source: Source, film: VideoReader, progress: Progress | None) -> None:
         writer = FilmWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
         with writer if self.draws else nullcontext():
             try:
-                for frame, picture, sample in self.predictor(enumerate(film)):
+                for frame, image, sample in self.predictor(enumerate(film)):
                     mask = self._write_masks(sample, self.mask_names[source] / f'{frame:06}.png')
                     self.tables.add(sample, source.name, frame=frame, mask=mask)
                     if self.draws:
-                        writer.write(self._drawn(picture, sample))
+                        writer.write(self._drawn(image, sample))
                     self.done['frames'] += 1
                     if progress:
                         progress.advance(1)
@@ -186,20 +186,20 @@ class Work:
         self.failed.append(source.path)
         tell(f'{source.path} is passed over: {error.sentence}')
 
-    def _drawn(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        return draw(picture, sample, self.classes, self.palette)
+    def _drawn(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        return draw(image, sample, self.classes, self.palette)
 
     def _write_masks(self, sample: BaseDataElement, name: PurePosixPath) -> str | None:
         if not self.predictor.segments:
             return None
         write_mask(self.out_dir / 'masks' / name, sample, self.numbering.categories)
-        if self.colours:
-            write_coloured(self.out_dir / 'coloured' / name, sample, self.palette)
+        if self.colors:
+            write_colored(self.out_dir / 'coloured' / name, sample, self.palette)
         return f'masks/{name}'
 
     def _summary(self) -> str:
         done = ' and '.join(f'{count} {what if count != 1 else what[:-1]}' for what, count in self.done.items() if count) \
-            or 'no pictures'
+            or 'no images'
         found = sorted(((count, name) for name, count in self.tables.counts.items() if count), reverse=True)
         total = sum(count for count, _ in found)
         if self.predictor.segments:

@@ -1,4 +1,4 @@
-"""What a user wants predicted: pictures, folders, patterns, videos and cameras, each with a name for its results."""
+"""What a user wants predicted: images, folders, patterns, videos and cameras, each with a name for its results."""
 
 import glob
 import itertools
@@ -14,10 +14,10 @@ import numpy as np
 from ralamala_mm.checkpoints.reading import near_names
 from ralamala_mm.errors import UserError
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif')
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
 RESULT_FOLDERS = ('drawn', 'masks', 'coloured')
-_WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # kinds that drawn pictures keep
+_WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # kinds that drawn images keep
 _FRAMES_PER_SECOND = 25.0  # of a video that does not say
 _MOST_FRAMES_PER_SECOND = 1000  # some files name the ticks of their clock instead
 
@@ -26,7 +26,7 @@ _MOST_FRAMES_PER_SECOND = 1000  # some files name the ticks of their clock inste
 class Source:
     """One input. `path` is a camera's number for a camera; `name` is unique among the inputs, with / between its parts."""
 
-    kind: str  # 'picture', 'video' or 'camera'
+    kind: str  # 'image', 'video' or 'camera'
     path: str
     name: str
 
@@ -34,7 +34,7 @@ class Source:
 def find_sources(paths: Sequence[str]) -> list[Source]:
     """All inputs that paths, folders, patterns and camera numbers mean, each once, in order.
 
-    Pictures and videos of a folder are named by their way from it, others by their file's name; where two would have the same
+    Images and videos of a folder are named by their way from it, others by their file's name; where two would have the same
     name, all are named by their way from the folder that they have in common.
 
     Raises:
@@ -51,7 +51,7 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
     if len({name for _, name in found.values()}) < len(found):
         common = os.path.commonpath([os.path.dirname(real) for real in found])
         found = {real: (file, os.path.relpath(real, common)) for real, (file, _) in found.items()}
-    files = [Source('video' if _has_suffix(file, VIDEOS) else 'picture', file, Path(name).as_posix())
+    files = [Source('video' if _has_suffix(file, VIDEOS) else 'image', file, Path(name).as_posix())
              for file, name in found.values()]
     return files + list(dict.fromkeys(cameras))
 
@@ -61,7 +61,7 @@ def _files_of(path: str) -> Iterator[tuple[str, str]]:
     if os.path.isdir(path):
         files = sorted(_walk(path))
         if not files:
-            raise UserError(f'folder {path} has no pictures or videos in it ({", ".join(PICTURES[:6])}, …)')
+            raise UserError(f'folder {path} has no images or videos in it ({", ".join(IMAGES[:6])}, …)')
         yield from ((file, os.path.relpath(file, path)) for file in files)
     elif os.path.isfile(path):
         yield path, os.path.basename(path)
@@ -75,14 +75,14 @@ def _files_of(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The pictures and videos below a folder, without hidden ones."""
+    """The images and videos below a folder, without hidden ones."""
     seen = {os.path.realpath(folder)}  # links may lead in circles
     for root, folders, files in os.walk(folder, followlinks=True):
         real = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if not name.startswith('.')}
         folders[:] = [name for name in real if real[name] not in seen]
         seen.update(real.values())
         yield from (os.path.join(root, name) for name in files
-                    if not name.startswith('.') and _has_suffix(name, PICTURES + VIDEOS))
+                    if not name.startswith('.') and _has_suffix(name, IMAGES + VIDEOS))
 
 
 def _has_suffix(path: str, suffixes: Sequence[str]) -> bool:
@@ -136,14 +136,14 @@ def name_outputs(sources: Sequence[Source], suffix: Callable[[Source], str]) -> 
 
 
 def drawn_suffix(source: Source) -> str:
-    """What a drawn picture or video ends with: as its source, if that is a kind that can be written."""
-    if source.kind != 'picture':
+    """What a drawn image or video ends with: as its source, if that is a kind that can be written."""
+    if source.kind != 'image':
         return '.mp4'
     suffix = PurePosixPath(source.name).suffix
     return suffix if suffix.lower() in _WRITTEN else '.png'
 
 
-class Film:
+class VideoReader:
     """The frames of a video or a camera, one after the other; `count` is how many, 0 if nobody knows.
 
     Raises:

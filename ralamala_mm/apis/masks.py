@@ -1,4 +1,4 @@
-"""Instance masks as COCO's run-length encodings, which take little memory in pictures of any size."""
+"""Instance masks as COCO's run-length encodings, which take little memory in images of any size."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ RunLengths = dict  # size: [height, width], counts: bytes
 
 
 def encode_at(mask: np.ndarray, y: int, x: int, height: int, width: int) -> RunLengths:
-    """The encoding of a mask that lies within a larger picture.
+    """The encoding of a mask that lies within a larger image.
 
     Args:
         mask: `[h, w]` bool, with its upper left corner at (y, x).
         y: row of the corner.
         x: column of the corner.
-        height: of the picture.
-        width: of the picture.
+        height: of the image.
+        width: of the image.
     """
     columns = np.flatnonzero(mask.any(axis=0))
     if not columns.size:
         return coco_mask.frPyObjects(dict(size=[height, width], counts=[height * width]), height, width)
     first, last = columns[0], columns[-1] + 1
-    # Runs go down the columns: only those that the mask is in have to be looked at.
+    # Runs go down the columns: only those that the mask is in have to be inspected.
     strip = np.zeros((last - first, height), bool)
     strip[:, y:y + mask.shape[0]] = mask[:, first:last].T
     strip = strip.ravel()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ralamala_mm.datasets.config import datasets_of
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import UNFINISHED, write_in_one_move
+from ralamala_mm.files import UNFINISHED, atomic_write
 
 from .drawing import Color
 from .masks import RunLengths, area, encode
@@ -42,7 +42,7 @@ class Numbering:
         self._next = max((number for number in self.images.values() if isinstance(number, int)), default=0) + 1
 
     def image_id(self, path: str | None = None) -> int:
-        """A number of its own for each picture or frame."""
+        """A number of its own for each image or frame."""
         known = self.images.pop(str(Path(path).resolve()), None) if path else None
         if known is not None:
             return known
@@ -87,14 +87,14 @@ _TEXT = dict(encoding='utf-8', errors='backslashreplace')
 
 
 class Tables:
-    """`predictions.json` and `predictions.csv` of a folder, filled picture by picture, and written when the block ends well.
+    """`predictions.json` and `predictions.csv` of a folder, filled image by image, and written when the block ends well.
 
     What comes in is kept in a temporary file, as a video has more detections than one may want in memory.
 
     Args:
         out_dir: made if it is not there.
         classes: names of the labels.
-        palette: their colours.
+        palette: their colors.
         numbering: their numbers, and those of images.
         info: what was run, for the head of the JSON.
         segments: the predictions are a segmentor's.
@@ -110,8 +110,8 @@ class Tables:
         self.numbering = numbering
         self._columns = _AREA_COLUMNS if segments else _DETECTION_COLUMNS
         self._info = info
-        self._categories = [dict(id=number, name=name, color=list(colour))
-                            for number, name, colour in zip(numbering.categories, classes, palette, strict=False)]
+        self._categories = [dict(id=number, name=name, color=list(color))
+                            for number, name, color in zip(numbering.categories, classes, palette, strict=False)]
         self.counts = dict.fromkeys(classes, 0)  # of detections, or of pixels
         self._stack = ExitStack()
         self._count = 0
@@ -132,12 +132,12 @@ class Tables:
 
     def add(self, sample: BaseDataElement, name: str, path: str | None = None, frame: int | None = None,
             mask: str | None = None) -> None:
-        """Adds what was predicted for a picture.
+        """Adds what was predicted for an image.
 
         Args:
             sample: of `predict`.
-            name: of the picture or video among the inputs.
-            path: the picture's file.
+            name: of the image or video among the inputs.
+            path: the image's file.
             frame: its number in a video, from 0.
             mask: the file of its mask in the folder, for a segmentor.
         """
@@ -176,9 +176,9 @@ class Tables:
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         with self._stack:
             if kind is None:
-                write_in_one_move(self.out_dir / 'predictions.json', self._write_json)
+                atomic_write(self.out_dir / 'predictions.json', self._write_json)
                 self._table_file.flush()
-                write_in_one_move(self.out_dir / 'predictions.csv', lambda path: shutil.copyfile(self._table_file.name, path))
+                atomic_write(self.out_dir / 'predictions.csv', lambda path: shutil.copyfile(self._table_file.name, path))
 
     def _write_json(self, path: Path) -> None:
         with path.open('w', **_TEXT) as file:
@@ -198,22 +198,22 @@ def _segmentation(encoded: RunLengths) -> dict:
     return dict(segmentation=dict(size=list(encoded['size']), counts=encoded['counts'].decode()), area=area(encoded))
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes a picture `[H, W, 3]` BGR or `[H, W]`, of the kind that the name ends with.
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image `[H, W, 3]` BGR or `[H, W]`, of the kind that the name ends with.
 
     Raises:
         UserError: it cannot be written.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in ('.jpg', '.jpeg') else []
-    is_encoded, content = cv2.imencode(path.suffix, picture, options)
+    is_encoded, content = cv2.imencode(path.suffix, image, options)
     if not is_encoded:
-        raise UserError(f'picture {path} cannot be written as {path.suffix}')
+        raise UserError(f'image {path} cannot be written as {path.suffix}')
     try:
-        write_in_one_move(path, lambda unfinished: unfinished.write_bytes(content.tobytes()))
+        atomic_write(path, lambda unfinished: unfinished.write_bytes(content.tobytes()))
     except OSError as error:
         if error.errno not in _OF_THE_PATH:
             raise
-        raise UserError(f'picture {path} cannot be written ({error.strerror})') from error
+        raise UserError(f'image {path} cannot be written ({error.strerror})') from error
 
 
 def write_mask(path: Path, sample: BaseDataElement, categories: Sequence[int]) -> None:
@@ -231,14 +231,14 @@ def write_mask(path: Path, sample: BaseDataElement, categories: Sequence[int]) -
     labels = sample.pred_sem_seg.data[0].numpy()
     dtype = np.uint8 if max(categories) < 255 else np.uint16
     values = np.array([*categories, np.iinfo(dtype).max], dtype)
-    write_picture(path, values[np.minimum(labels, len(categories))])
+    write_image(path, values[np.minimum(labels, len(categories))])
 
 
-def write_coloured(path: Path, sample: BaseDataElement, palette: Sequence[Color]) -> None:
-    """A segmentor's labels as a PNG in the classes' colours, black where the class was not asked for."""
+def write_colored(path: Path, sample: BaseDataElement, palette: Sequence[Color]) -> None:
+    """A segmentor's labels as a PNG in the classes' colors, black where the class was not asked for."""
     labels = sample.pred_sem_seg.data[0].numpy()
-    colours = np.array([*palette, (0, 0, 0)], np.uint8)[:, ::-1]
-    write_picture(path, colours[np.minimum(labels, len(palette))])
+    colors = np.array([*palette, (0, 0, 0)], np.uint8)[:, ::-1]
+    write_image(path, colors[np.minimum(labels, len(palette))])
 
 
 class FilmWriter:

@@ -108,7 +108,7 @@ def _check_task(config: Config) -> None:
                         "MMDetection's 'mmdet' and MMSegmentation's 'mmseg'")
     _, dataset = next(datasets_of(config, ['test']), (None, {}))
     if not dataset.get('pipeline'):
-        raise UserError(f'config {config.filename} has no test_dataloader with a data set whose pipeline prepares the pictures')
+        raise UserError(f'config {config.filename} has no test_dataloader with a data set whose pipeline prepares the images')
 
 
 def _use_classes(config: Config, recorded: Sequence[str] | None) -> None:
@@ -118,7 +118,7 @@ def _use_classes(config: Config, recorded: Sequence[str] | None) -> None:
 
 
 def _dataset_meta(config: Config, content: Mapping) -> dict:
-    """Names and colours of the classes: of the checkpoint, else of the config's data set, else made up."""
+    """Names and colors of the classes: of the checkpoint, else of the config's data set, else made up."""
     meta = content.get('meta') or {}
     recorded = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
     classes = recorded_classes(content) or config_classes(config)
@@ -144,11 +144,11 @@ _READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
 
 
 class Preparation:
-    """Reads pictures and prepares them for a model.
+    """Reads images and prepares them for a model.
 
     Args:
         config: of a detector or segmentor, its images read by `LoadCheckedImage`.
-        tta: prepare several views of a picture, as the config's test-time augmentation wants them.
+        tta: prepare several views of an image, as the config's test-time augmentation wants them.
     """
 
     def __init__(self, config: Config, tta: bool):
@@ -161,36 +161,36 @@ class Preparation:
             self._pipeline = Compose(_without_loaders(pipeline))
 
     def read(self, image: str | Path | np.ndarray) -> np.ndarray:
-        """A picture `[H, W, 3]`, BGR.
+        """An image `[H, W, 3]`, BGR.
 
         Args:
-            image: a path, or a picture, grey ones `[H, W]` too.
+            image: a path, or an image, grey ones `[H, W]` too.
 
         Raises:
-            UserError: the file is missing or damaged, or the array is no picture.
+            UserError: the file is missing or damaged, or the array is no image.
         """
         if isinstance(image, str | Path):
             if not Path(image).is_file():
                 raise UserError(f'image {image} does not exist')
             return self._reader(dict(img_path=str(image)))['img']
         if not isinstance(image, np.ndarray):
-            raise UserError(f'a {type(image).__name__} is no picture: {_TAKEN}')
+            raise UserError(f'a {type(image).__name__} is no image: {_TAKEN}')
         if image.dtype != np.uint8 or not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
-            raise UserError(f'an array of {image.dtype} and shape {image.shape} is no picture: {_TAKEN}')
+            raise UserError(f'an array of {image.dtype} and shape {image.shape} is no image: {_TAKEN}')
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
-    def prepare(self, picture: np.ndarray, path: str | None = None) -> dict:
+    def prepare(self, image: np.ndarray, path: str | None = None) -> dict:
         """The model's `inputs` and `data_samples`; lists of them, one entry a view, for test-time augmentation.
 
         Raises:
-            UserError: the pipeline cannot do it, as where a picture of 3000×1 pixels would be made so small that nothing is left.
+            UserError: the pipeline cannot do it, as where an image of 3000×1 pixels would be made so small that nothing is left.
         """
-        height, width = shape = picture.shape[:2]
+        height, width = shape = image.shape[:2]
         try:
-            return self._pipeline(dict(img=picture, img_path=path, img_id=0, img_shape=shape, ori_shape=shape, height=height,
+            return self._pipeline(dict(img=image, img_path=path, img_id=0, img_shape=shape, ori_shape=shape, height=height,
                                        width=width, seg_fields=[], sample_idx=0))
         except cv2.error as error:
-            what, why = f'image {path} of' if path else 'a picture of', ' '.join(str(error).split())
+            what, why = f'image {path} of' if path else 'an image of', ' '.join(str(error).split())
             raise UserError(f'{what} {width}×{height} pixels does not go through the test pipeline: {why}') from error
 
 
@@ -237,37 +237,37 @@ def _without_loaders(transforms: list) -> list:
 
 
 Predicted = BaseDataElement | UserError  # a data sample, or why there is none
-OnFailure = Callable[[object, UserError], None]  # a picture's name, and why it cannot be predicted
-OnTiles = Callable[[int, int], None]  # how many tiles were predicted just then, and how many the picture has
+OnFailure = Callable[[object, UserError], None]  # an image's name, and why it cannot be predicted
+OnTiles = Callable[[int, int], None]  # how many tiles were predicted just then, and how many the image has
 
 _IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
-_SEARCHED = 4  # batches' worth of pictures among which those of one shape are looked for
+_SEARCHED = 4  # batches' worth of images among which those of one shape are looked for
 
 
 def predict(model: nn.Module, images: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], batch_size: int = 1,
             score_threshold: float = 0.0, classes: Sequence[str] | None = None, tile: int | None = None,
             overlap: int | None = None, tta: bool = False) -> BaseDataElement | list[BaseDataElement]:
-    """Predicts one picture or several.
+    """Predicts one image or several.
 
     Args:
         model: of `load_model`.
-        images: paths, or pictures `[H, W, 3]` BGR uint8 as OpenCV reads them; one, or a list of them.
-        batch_size: pictures at a time. Only pictures of one shape share a batch, so that none is padded for another.
+        images: paths, or images `[H, W, 3]` BGR uint8 as OpenCV reads them; one, or a list of them.
+        batch_size: images at a time. Only images of one shape share a batch, so that none is padded for another.
         score_threshold: detections below it are left out.
         classes: names of the classes that are kept, all by default; a segmentor's pixels of others become 255
             (65535 for more than 255 classes).
-        tile: predict in tiles of so many pixels, for pictures that are larger. Instance masks are then COCO's run-length
+        tile: predict in tiles of so many pixels, for images that are larger. Instance masks are then COCO's run-length
             encodings, as MMDetection's metrics take them, instead of a tensor.
         overlap: pixels that neighbouring tiles share; a quarter of the tile by default. Objects up to this size are whole in
-            a tile, larger ones are looked for in the picture as a whole, made small.
+            a tile, larger ones are looked for in the image as a whole, made small.
         tta: test-time augmentation, as the config has it, or flips for detectors.
 
     Returns:
         MMDetection's `DetDataSample` with `pred_instances`, or MMSegmentation's `SegDataSample` with `pred_sem_seg` `[1, H, W]`
-        (the logits are dropped), on the CPU: one for one picture, a list for a list.
+        (the logits are dropped), on the CPU: one for one image, a list for a list.
 
     Raises:
-        UserError: a picture cannot be read, or an option does not fit; `OptionError` for numbers out of range.
+        UserError: an image cannot be read, or an option does not fit; `OptionError` for numbers out of range.
     """
     predictor = Predictor(model, batch_size, score_threshold, classes, tile, overlap, tta)
     is_one = isinstance(images, str | Path | np.ndarray)
@@ -277,7 +277,7 @@ def predict(model: nn.Module, images: str | Path | np.ndarray | Sequence[str | P
 
 
 class Predictor:
-    """What `predict` does, for pictures that come one after the other; the arguments are those of `predict`.
+    """What `predict` does, for images that come one after the other; the arguments are those of `predict`.
 
     Raises:
         UserError: an option does not fit; `OptionError` for numbers out of range.
@@ -286,7 +286,7 @@ class Predictor:
     def __init__(self, model: nn.Module, batch_size: int = 1, score_threshold: float = 0.0, classes: Sequence[str] | None = None,
                  tile: int | None = None, overlap: int | None = None, tta: bool = False):
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f'a batch of {batch_size} pictures: it takes a whole number from 1')
+            raise OptionError(f'a batch of {batch_size} images: it takes a whole number from 1')
         if not 0 <= score_threshold <= 1:
             raise OptionError(f'a score threshold of {score_threshold}: scores lie between 0 and 1')
         self.model = model
@@ -301,47 +301,47 @@ class Predictor:
 
     def __call__(self, items: Iterable[tuple[object, np.ndarray]], on_failure: OnFailure | None = None,
                  on_tiles: OnTiles | None = None) -> Iterator[tuple[object, np.ndarray, BaseDataElement]]:
-        """Predicts pictures that `read` gave.
+        """Predicts images that `read` gave.
 
         Args:
-            items: a name for the caller, and a picture `[H, W, 3]`. A path as a name is noted in the data sample.
-            on_failure: told of pictures that cannot be predicted, which are passed over then; without it the error is raised.
+            items: a name for the caller, and an image `[H, W, 3]`. A path as a name is noted in the data sample.
+            on_failure: told of images that cannot be predicted, which are passed over then; without it the error is raised.
             on_tiles: told of tiles as they are predicted.
 
         Yields:
-            Name, picture and data sample, in order.
+            Name, image and data sample, in order.
         """
         items = iter(items)
-        # Pictures that need tiles are large: one at a time.
+        # Images that need tiles are large: one at a time.
         size = 1 if self.tile or self.batch_size == 1 else self.batch_size * _SEARCHED
         while window := list(itertools.islice(items, size)):
             paths = [str(name) if isinstance(name, str | Path) else None for name, _ in window]
-            pictures = [picture for _, picture in window]
-            found = [self._in_tiles(pictures[0], paths[0], on_tiles)] if self.tile else self._infer(pictures, paths)
-            for (name, picture), sample in zip(window, found, strict=True):
+            images = [image for _, image in window]
+            found = [self._in_tiles(images[0], paths[0], on_tiles)] if self.tile else self._infer(images, paths)
+            for (name, image), sample in zip(window, found, strict=True):
                 if isinstance(sample, UserError):
                     if on_failure is None:
                         raise sample
                     on_failure(name, sample)
                 else:
-                    yield name, picture, self._selected(sample)
+                    yield name, image, self._selected(sample)
 
     @torch.no_grad()
-    def _infer(self, pictures: Sequence[np.ndarray], paths: Sequence[str | None], keeps_logits: bool = False) -> list[Predicted]:
-        """The model's predictions for pictures, each as a whole, on the CPU; or why there is none.
+    def _infer(self, images: Sequence[np.ndarray], paths: Sequence[str | None], keeps_logits: bool = False) -> list[Predicted]:
+        """The model's predictions for images, each as a whole, on the CPU; or why there is none.
 
         Args:
-            pictures: `[H, W, 3]` each.
+            images: `[H, W, 3]` each.
             paths: of their files.
-            keeps_logits: a segmentor's `seg_logits` `[C, H, W]` at the picture's size.
+            keeps_logits: a segmentor's `seg_logits` `[C, H, W]` at the image's size.
         """
-        found: list = [None] * len(pictures)
+        found: list = [None] * len(images)
         groups = defaultdict(list)
         with DefaultScope.overwrite_default_scope(self.model.cfg.default_scope):
-            for i, picture in enumerate(pictures):
+            for i, image in enumerate(images):
                 try:
-                    size = self.batch_size if keeps_logits else self._batch_size_for(picture)
-                    prepared = self._preparation.prepare(picture, paths[i])
+                    size = self.batch_size if keeps_logits else self._batch_size_for(image)
+                    prepared = self._preparation.prepare(image, paths[i])
                 except UserError as error:
                     found[i] = error
                     continue
@@ -355,7 +355,7 @@ class Predictor:
                         if isinstance(sample, BaseDataElement):
                             if not keeps_logits and 'seg_logits' in sample:
                                 del sample.seg_logits
-                            sample.set_metainfo(dict(ori_shape=pictures[i].shape[:2]))
+                            sample.set_metainfo(dict(ori_shape=images[i].shape[:2]))
                             sample = sample.cpu()
                         found[i] = sample
         return found
@@ -368,13 +368,13 @@ class Predictor:
         except RuntimeError as error:  # PyTorch has a class of its own for GPUs alone
             if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            short = UserError(f'the memory does not suffice for {len(prepared)} of these pictures at a time: a smaller '
+            short = UserError(f'the memory does not suffice for {len(prepared)} of these images at a time: a smaller '
                               '--batch-size, or --tile SIZE, needs less')
             short.__cause__ = error
             return [short] * len(prepared)
 
-    def _batch_size_for(self, picture: np.ndarray) -> int:
-        """How many such pictures at a time: a segmentor's logits are as large as they are, and Linux would kill the process that
+    def _batch_size_for(self, image: np.ndarray) -> int:
+        """How many such images at a time: a segmentor's logits are as large as they are, and Linux would kill the process that
         lacks the memory for them.
 
         Raises:
@@ -382,17 +382,17 @@ class Predictor:
         """
         if not self.segments:
             return self.batch_size
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         needed = 4 * self.model.out_channels * height * width
         fitting = int(memory_of(next(self.model.parameters()).device) / 2 / needed)
         if not fitting:
-            raise UserError(f'a picture of {width}×{height} pixels has {needed / 2 ** 30:.1f} GiB of logits for '
+            raise UserError(f'an image of {width}×{height} pixels has {needed / 2 ** 30:.1f} GiB of logits for '
                             f'{self.model.out_channels} classes: --tile 1024 segments it piece by piece')
         return min(self.batch_size, fitting)
 
-    def _in_tiles(self, picture: np.ndarray, path: str | None, on_tiles: OnTiles | None) -> Predicted:
-        count = len(windows_of(*picture.shape[:2], self.tile, self.overlap))
-        count += count > 1 and not self.segments  # a detector looks at the picture made small, too
+    def _in_tiles(self, image: np.ndarray, path: str | None, on_tiles: OnTiles | None) -> Predicted:
+        count = len(windows_of(*image.shape[:2], self.tile, self.overlap))
+        count += count > 1 and not self.segments  # a detector inspects the image made small, too
 
         def infer(parts: Sequence[np.ndarray]) -> list[BaseDataElement]:
             found = self._infer(parts, [path] * len(parts), keeps_logits=self.segments)
@@ -404,9 +404,9 @@ class Predictor:
 
         try:
             if self.segments:
-                sample = segment_in_tiles(infer, self.model, picture, self.tile, self.overlap, self.batch_size)
+                sample = segment_in_tiles(infer, self.model, image, self.tile, self.overlap, self.batch_size)
             else:
-                sample = detect_in_tiles(infer, picture, self.tile, self.overlap, self.batch_size)
+                sample = detect_in_tiles(infer, image, self.tile, self.overlap, self.batch_size)
         except UserError as error:
             return error
         sample.set_metainfo(dict(img_path=path))

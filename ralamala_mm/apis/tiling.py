@@ -40,21 +40,21 @@ def _group_limits() -> list[int]:
     return [int(text) for text in texts if text.isdigit()]
 
 
-Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]  # predicts pictures as a whole
+Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]  # predicts images as a whole
 SMALLEST = 32  # pixels of a tile: the coarsest stride of the backbones
 
 
 @dataclass(frozen=True)
 class Window:
-    """A tile's place in the picture; y1 and x1 are the first row and column after it."""
+    """A tile's place in the image; y1 and x1 are the first row and column after it."""
 
     y0: int
     x0: int
     y1: int
     x1: int
 
-    def of(self, picture: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(picture[self.y0:self.y1, self.x0:self.x1])
+    def of(self, image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(image[self.y0:self.y1, self.x0:self.x1])
 
 
 def check_tiles(tile: int | None, overlap: int | None) -> int:
@@ -83,16 +83,16 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def windows_of(height: int, width: int, tile: int, overlap: int) -> list[Window]:
-    """The tiles of a picture, row by row."""
+    """The tiles of an image, row by row."""
     return [Window(y, x, min(y + tile, height), min(x + tile, width))
             for y in starts(height, tile, overlap) for x in starts(width, tile, overlap)]
 
 
-def predict_windows(infer: Infer, picture: np.ndarray, windows: Sequence[Window], size: int) -> Iterator[BaseDataElement]:
+def predict_windows(infer: Infer, image: np.ndarray, windows: Sequence[Window], size: int) -> Iterator[BaseDataElement]:
     """What is predicted in each window, so many at a time."""
     remaining = iter(windows)
     while batch := list(itertools.islice(remaining, size)):
-        yield from infer([window.of(picture) for window in batch])
+        yield from infer([window.of(image) for window in batch])
 
 
 CONTAINED = 0.8  # share of a cut box that has to lie within another for it to be a piece of that one
@@ -101,12 +101,12 @@ SAME = 0.5  # intersection over union from which on two boxes are one object
 
 @dataclass
 class Pieces:
-    """What the tiles found, in coordinates of the picture."""
+    """What the tiles found, in coordinates of the image."""
 
     boxes: Tensor  # [N, 4] x1, y1, x2, y2
     scores: Tensor  # [N]
     labels: Tensor  # [N]
-    is_cut: Tensor  # [N] bool: ends where its tile ends, and the picture does not
+    is_cut: Tensor  # [N] bool: ends where its tile ends, and the image does not
     windows: Tensor  # [N, 4] of the tile, as boxes
     masks: list[RunLengths] | None = None  # N; None for a detector without them
 
@@ -127,7 +127,7 @@ def merge(pieces: Pieces) -> Pieces:
 
     1. A cut box that lies within one of another tile is dropped.
     2. Of boxes of different tiles that are the same, whole ones win over cut ones, then the higher score.
-    3. Cut boxes that go on in one another, of an object that is whole in no tile, are joined.
+    3. Cut boxes that continue in one another, of an object that is whole in no tile, are joined.
 
     Only boxes of one class are compared, and of different tiles: within a tile the model has decided.
     """
@@ -211,26 +211,26 @@ def _shared(boxes: Tensor, others: Tensor) -> Tensor:
 _BORDER = 0.02  # of a tile: a box that comes so near to its border is taken for cut
 
 
-def detect_in_tiles(infer: Infer, picture: np.ndarray, tile: int, overlap: int, batch_size: int) -> BaseDataElement:
-    """A detector's data sample for a picture of any size, with run-length encoded masks.
+def detect_in_tiles(infer: Infer, image: np.ndarray, tile: int, overlap: int, batch_size: int) -> BaseDataElement:
+    """A detector's data sample for an image of any size, with run-length encoded masks.
 
     Args:
-        infer: predicts pictures as a whole.
-        picture: `[H, W, 3]`.
+        infer: predicts images as a whole.
+        image: `[H, W, 3]`.
         tile: pixels of a tile's sides.
         overlap: pixels that neighbours share.
         batch_size: tiles at a time.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     windows = windows_of(height, width, tile, overlap)
     if len(windows) == 1:
-        sample = infer([picture])[0]
+        sample = infer([image])[0]
         if 'masks' in sample.pred_instances:
             sample.pred_instances.masks = [encode(mask.numpy()) for mask in sample.pred_instances.masks]
         return sample
-    sample, found = _in_small(infer, picture, tile, overlap)
+    sample, found = _in_small(infer, image, tile, overlap)
     parts = [found]
-    predicted = predict_windows(infer, picture, windows, batch_size)
+    predicted = predict_windows(infer, image, windows, batch_size)
     parts += [_pieces(piece, window, height, width, tile) for piece, window in zip(predicted, windows, strict=True)]
     merged = merge(concatenate(parts))
     instances = InstanceData(bboxes=merged.boxes, scores=merged.scores, labels=merged.labels)
@@ -242,7 +242,7 @@ def detect_in_tiles(infer: Infer, picture: np.ndarray, tile: int, overlap: int, 
 
 
 def _pieces(sample: BaseDataElement, window: Window, height: int, width: int, tile: int) -> Pieces:
-    """What was found in a tile, in the picture's coordinates."""
+    """What was found in a tile, in the image's coordinates."""
     found = sample.pred_instances
     boxes = found.bboxes.float() + torch.tensor([window.x0, window.y0, window.x0, window.y0])
     near = _BORDER * tile
@@ -253,12 +253,12 @@ def _pieces(sample: BaseDataElement, window: Window, height: int, width: int, ti
     return Pieces(boxes, found.scores, found.labels, is_cut, place.expand(len(boxes), 4), masks)
 
 
-def _in_small(infer: Infer, picture: np.ndarray, tile: int, overlap: int) -> tuple[BaseDataElement, Pieces]:
-    """The picture made as small as a tile: its data sample, and the objects that are larger than the overlap, which may be
+def _in_small(infer: Infer, image: np.ndarray, tile: int, overlap: int) -> tuple[BaseDataElement, Pieces]:
+    """The image made as small as a tile: its data sample, and the objects that are larger than the overlap, which may be
     whole in no tile."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = tile / max(height, width)
-    small = cv2.resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
     sample = infer([small])[0]
     found = sample.pred_instances
     boxes = found.bboxes.float() * torch.tensor([width / small.shape[1], height / small.shape[0]] * 2)
@@ -270,7 +270,7 @@ def _in_small(infer: Infer, picture: np.ndarray, tile: int, overlap: int) -> tup
 
 
 def _enlarged(mask: np.ndarray, height: int, width: int) -> RunLengths:
-    """A small picture's mask in the large one."""
+    """A small image's mask in the large one."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return encode_at(mask, 0, 0, height, width)
@@ -281,29 +281,29 @@ def _enlarged(mask: np.ndarray, height: int, width: int) -> RunLengths:
     return encode_at(larger, y0, x0, height, width)
 
 
-def segment_in_tiles(infer: Infer, model: nn.Module, picture: np.ndarray, tile: int, overlap: int,
+def segment_in_tiles(infer: Infer, model: nn.Module, image: np.ndarray, tile: int, overlap: int,
                      batch_size: int) -> BaseDataElement:
-    """A segmentor's data sample for a picture of any size.
+    """A segmentor's data sample for an image of any size.
 
     Args:
-        infer: predicts pictures as a whole, with their logits.
+        infer: predicts images as a whole, with their logits.
         model: a segmentor of MMSegmentation.
-        picture: `[H, W, 3]`.
+        image: `[H, W, 3]`.
         tile: pixels of a tile's sides.
         overlap: pixels that neighbours share.
         batch_size: tiles at a time.
     """
     from mmseg.structures import SegDataSample
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     windows = windows_of(height, width, tile, overlap)
     if len(windows) == 1:
-        sample = infer([picture])[0]
+        sample = infer([image])[0]
         if 'seg_logits' in sample:
             del sample.seg_logits
         return sample
 
-    logits = (_logits(sample, model) for sample in predict_windows(infer, picture, windows, batch_size))
+    logits = (_logits(sample, model) for sample in predict_windows(infer, image, windows, batch_size))
     labels = blend(logits, windows, height, width)
     return SegDataSample(pred_sem_seg=PixelData(data=labels[None]), metainfo=dict(ori_shape=(height, width)))
 
@@ -316,8 +316,8 @@ def blend(logits: Iterable[Tensor], windows: Sequence[Window], height: int, widt
     Args:
         logits: `[C, h, w]` of each window, which is changed; of a single class it is above 0 where the class is.
         windows: of `windows_of`, row by row.
-        height: of the picture.
-        width: of the picture.
+        height: of the image.
+        width: of the image.
 
     Returns:
         `[H, W]`, uint8, or int32 for more than 255 classes.

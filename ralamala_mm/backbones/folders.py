@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ralamala_mm.checkpoints import load_weights, read_checkpoint
 from ralamala_mm.errors import OptionError, UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 from ralamala_mm.version import __version__
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
@@ -32,8 +32,8 @@ class PretrainedFolder:
 
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         config = dict(model_type=type(self).__name__, library_name='ralamala_mm', library_version=__version__, **self.settings)
-        write_in_one_move(Path(folder, WEIGHTS), lambda path: save_file(weights, path, metadata=dict(format='pt')))
-        write_in_one_move(Path(folder, CONFIG), lambda path: path.write_text(json.dumps(config, indent=2) + '\n'))
+        atomic_write(Path(folder, WEIGHTS), lambda path: save_file(weights, path, metadata=dict(format='pt')))
+        atomic_write(Path(folder, CONFIG), lambda path: path.write_text(json.dumps(config, indent=2) + '\n'))
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, **changes: object) -> 'PretrainedFolder':

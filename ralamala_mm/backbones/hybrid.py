@@ -89,7 +89,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         drop_path_rate: rate of stochastic depth at the last block, rising linearly from 0; None takes the variant's.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages (weights and statistics).
         norm_eval: keep batch norms at their stored statistics while training.
-        norm_cfg: normalisation of stem and downsampling. The released models train synchronised batch norm.
+        norm_cfg: normalization of stem and downsampling. The released models train synchronised batch norm.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         compile: run the blocks through torch.compile; a dict gives its options. No names in the state dict change.
         channels_last: memory format that images enter in, which stem, `pos` and `downsample` keep; LayerNorm makes the rest

@@ -19,7 +19,7 @@ _BATCH_NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """A normalisation over maps from an OpenMMLab `norm_cfg`; BN and SyncBN need no mmcv, other types come from it.
+    """A normalization over maps from an OpenMMLab `norm_cfg`; BN and SyncBN need no mmcv, other types come from it.
 
     Raises:
         OptionError: the type is neither known here nor registered.

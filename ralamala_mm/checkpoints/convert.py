@@ -7,7 +7,7 @@ import torch
 
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import LINEAR_STAGES, VARIANTS, any_family
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
 from .identify import (
     META_KEY,
@@ -86,6 +86,6 @@ def write_clean(findings: Findings, weights: StateDict, source: str, path: Path)
         meta['dataset_meta'] = dict(classes=findings.classes)
     content = dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta)
     try:
-        write_in_one_move(path, lambda unfinished: torch.save(content, unfinished))
+        atomic_write(path, lambda unfinished: torch.save(content, unfinished))
     except (OSError, RuntimeError) as error:  # the latter from PyTorch, of a full disk
         raise UserError(f'{path} cannot be written ({error})') from error

@@ -153,7 +153,7 @@ def fetch(url: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix('.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process downloads, the others wait and find the file
+        fcntl.flock(lock, fcntl.LOCK_EX)  # rank 0 downloads, the others wait and find the file
         if not path.exists():
             try:
                 torch.hub.download_url_to_file(url, str(path), progress=True)

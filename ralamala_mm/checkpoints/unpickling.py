@@ -41,7 +41,7 @@ def check_nesting(content: object) -> None:
     Raises:
         ValueError: it holds itself, is nested too deeply, or shares containers so that walks meet far more than there is.
     """
-    depths: dict[int, int] = {}  # by id; 0 while what is inside is looked at
+    depths: dict[int, int] = {}  # by id; 0 while what is inside is inspected
     lengths: dict[int, int] = {}  # by id: how many items a walk meets
     count = 0
     stack = [content]

@@ -227,7 +227,7 @@ _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 
 @dataclass
 class CheckedSplit:
-    """A split with its summary, its problems, and what has to be mended."""
+    """A split with its summary, its problems, and what has to be corrected."""
 
     split: CocoSplit
     evaluated: bool
@@ -239,11 +239,11 @@ class CheckedSplit:
     left_out: set = field(default_factory=set)  # positions in `annotations`
     needs_copy: bool = False
 
-    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', mending: str = '',
+    def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', correcting: str = '',
              needed: bool = False) -> bool:
         """Notes a problem if it has any entries; returns whether."""
         if entries:
-            self.problems.append(problem(level, self.split.name, what, entries, consequence, mending, needed))
+            self.problems.append(problem(level, self.split.name, what, entries, consequence, correcting, needed))
         return bool(entries)
 
 
@@ -291,7 +291,7 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
     checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()),
-                                       mending='left out with their annotations')
+                                       correcting='left out with their annotations')
     if not checked.evaluated:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
         checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
@@ -301,8 +301,8 @@ def _check_sizes(checked: CheckedSplit) -> None:
     images, present = checked.split.content['images'], _present(checked.split)
     compared = [image for image in images if image['file_name'] in present][::1 + len(images) // _COMPARED]
     others, stored = _other_sizes(checked.split, compared, present)
-    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} looked at', others)
-    checked.tell(NOTE, f'images annotated as they are stored, on their side, of {len(compared)} looked at', stored,
+    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} inspected', others)
+    checked.tell(NOTE, f'images annotated as they are stored, on their side, of {len(compared)} inspected', stored,
                  'they are read without the turn')
 
 
@@ -313,7 +313,7 @@ def _check_categories(checked: CheckedSplit) -> None:
     checked.tell(ERROR, 'category names used twice', _twice(wanted))
     parents = [category['name'] for category in categories if category['name'] not in wanted]
     checked.needs_copy |= checked.tell(MENDED, 'parents of the other categories, without instances', parents,
-                                       mending='left out')
+                                       correcting='left out')
     if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
         text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
         checked.problems.append(Problem(NOTE, checked.split.name, text))
@@ -329,16 +329,16 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
 
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated,
-                                       mending='all are numbered anew', needed=True)
+                                       correcting='all are numbered anew', needed=True)
     unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
     checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled,
-                                       mending='filled in from the box', needed=True)
+                                       correcting='filled in from the box', needed=True)
     with checked.split.ann_file.open('rb') as file:
         start = file.read(4)
     # As Windows tools write, and pycocotools cannot read.
     marked = [checked.split.ann_file.name] if start.startswith(codecs.BOM_UTF8) or b'\0' in start else []
     checked.needs_copy |= checked.tell(MENDED, 'text with a byte order mark, or in UTF-16', marked,
-                                       mending='written anew', needed=True)
+                                       correcting='written anew', needed=True)
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
     if wants_masks:
@@ -409,8 +409,8 @@ def _check_segmentations(checked: CheckedSplit) -> None:
         checked.tell(NOTE, points, named(degenerate), 'training leaves them out')
         return
     stops = any(cannot_be_evaluated(content['annotations'][i]['segmentation']) for i in strays)
-    checked.needs_copy |= checked.tell(MENDED, points, named(degenerate), mending='left out', needed=True)
-    checked.needs_copy |= checked.tell(MENDED, parts, named(strays), mending='these parts are left out', needed=stops)
+    checked.needs_copy |= checked.tell(MENDED, points, named(degenerate), correcting='left out', needed=True)
+    checked.needs_copy |= checked.tell(MENDED, parts, named(strays), correcting='these parts are left out', needed=stops)
     checked.left_out.update(degenerate)
 
 
@@ -434,7 +434,7 @@ def _check_boxes(checked: CheckedSplit) -> None:
         wrong = [annotations[i] for i in np.flatnonzero(mask)]
         return [f'annotation {a.get("id", "without id")} of {images[a["image_id"]]["file_name"]}' for a in wrong]
 
-    does = (dict(mending='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
+    does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
             else dict(consequence='training leaves them out'))
     checked.tell(MENDED, 'boxes without area', which(flat), **does)
     checked.tell(MENDED, 'boxes outside of their image', which(outside), **does)
@@ -465,7 +465,7 @@ def _summary(split: CocoSplit) -> str:
             f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')
 
 
-def mended_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[dict] | None = None) -> dict:
+def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[dict] | None = None) -> dict:
     """The split's content without its defects, its categories in the order of `classes`.
 
     Args:

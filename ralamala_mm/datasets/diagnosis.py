@@ -150,7 +150,7 @@ def check_dataset(dataset: Dataset) -> None:
         return
     problem = _json_problem(path)
     if dataset.test_mode and problem == NO_ANNOTATIONS:
-        return  # pictures to predict on, such as COCO's test-dev, whose file has no annotations by intent
+        return  # images to predict on, such as COCO's test-dev, whose file has no annotations by intent
     raise UserError(f'annotation file {path} has no instances: {problem or remedy}')
 
 

@@ -136,7 +136,7 @@ class BadFiles:
         count, is_another = self._listed(image)
         if count > self.limit:
             raise UserError(f'{count} images cannot be used, and skip_bad_images allows {self.limit}: {self.list_file} lists '
-                            f'them (delete it if they were mended); the last one: {error}') from error
+                            f'them (delete it if they were corrected); the last one: {error}') from error
         self._in_a_row += 1
         if self._in_a_row >= _IN_A_ROW:
             raise UserError(f'{_IN_A_ROW} images in a row cannot be used; the last one: {error}') from error
@@ -193,8 +193,8 @@ def check_whole(content: bytes, path: str) -> None:
         UserError: it is not whole.
     """
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
     except UnidentifiedImageError as error:
         if not content.startswith(_TIFF):  # OpenCV reads more kinds of TIFF, and none that is cut short
             raise FileUserError(f'{path} is not an image', 'not an image') from error
@@ -209,8 +209,8 @@ def check_whole(content: bytes, path: str) -> None:
 def orientation(content: bytes) -> int:
     """How the camera was held, 1 to 8 as in EXIF; 1 if nothing says so."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            value = picture.getexif().get(ORIENTATION, 1)
+        with Image.open(io.BytesIO(content)) as image:
+            value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # as above; what is broken was told before
         return 1
     return value if value in range(1, 9) else 1
@@ -282,15 +282,15 @@ def _decode(content: bytes, flag: str, backend: str) -> np.ndarray | None:
 
 def _mode(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return picture.mode
+        with Image.open(io.BytesIO(content)) as image:
+            return image.mode
     except Exception:  # a kind that only OpenCV reads
         return ''
 
 
 def _without_alpha(content: bytes, flag: str) -> np.ndarray:
-    with Image.open(io.BytesIO(content)) as picture:
-        upright = ImageOps.exif_transpose(picture).convert('RGBA').convert('RGB' if flag == 'color' else 'L')
+    with Image.open(io.BytesIO(content)) as image:
+        upright = ImageOps.exif_transpose(image).convert('RGBA').convert('RGB' if flag == 'color' else 'L')
     return np.ascontiguousarray(np.asarray(upright)[..., ::-1] if flag == 'color' else upright)
 
 
@@ -373,9 +373,9 @@ def image_size(path: Path | str) -> tuple[int, int] | None:
 def image_sizes(path: Path | str) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Width and height of an image as it is seen and as it is stored; None if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            lies_on_its_side = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        with Image.open(path) as image:
+            width, height = image.size
+            lies_on_its_side = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception:  # decoders of broken files raise whatever they come upon; the file is told with its name when it is read
         return None
     return ((height, width) if lies_on_its_side else (width, height)), (width, height)

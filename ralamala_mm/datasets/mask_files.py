@@ -22,22 +22,22 @@ from mmengine.config import Config
 from PIL import Image
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
 from .config import config_classes, datasets_of, reduces_zero_label
 from .images import find_file, image_size
 from .report import ERROR, MENDED, NOTE, Problem, Report, is_image, problem, some, split_of
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 _FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names in the order of the mask's values, with colours if the file gives them."""
+    """Names in the order of the mask's values, with colors if the file gives them."""
 
     names: tuple[str, ...]
-    colours: tuple[Colour, ...] | None
+    colors: tuple[Color, ...] | None
     path: Path
 
 
@@ -64,14 +64,14 @@ def _read(path: Path) -> ClassNames:
     lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
         fields = [line.split(':') for line in lines if not line.startswith('#')]
-        return ClassNames(tuple(f[0] for f in fields), tuple(_colour(f[1].split(',')) for f in fields), path)
+        return ClassNames(tuple(f[0] for f in fields), tuple(_color(f[1].split(',')) for f in fields), path)
     if path.suffix == '.csv':
         rows = list(csv.reader(lines))[1:]
-        return ClassNames(tuple(row[0] for row in rows), tuple(_colour(row[1:4]) for row in rows), path)
+        return ClassNames(tuple(row[0] for row in rows), tuple(_color(row[1:4]) for row in rows), path)
     return ClassNames(tuple(lines), None, path)
 
 
-def _colour(texts: list[str]) -> Colour:
+def _color(texts: list[str]) -> Color:
     red, green, blue = map(int, texts)
     return red, green, blue
 
@@ -205,21 +205,21 @@ def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
 
 
 IGNORED = 255  # pixels that neither train nor count
-MANY = 64  # a mask of more colours, or of more values that have no names, is a photograph or was smoothed
+MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One mask: how it stores its classes, and how many pixels have each value (or colour).
+    """One mask: how it stores its classes, and how many pixels have each value (or color).
 
-    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'colour', 'deep' (beyond 8 bits)
+    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits)
     or 'broken'.
     """
 
     kind: str
     size: tuple[int, int]  # width, height
     image_size: tuple[int, int] | None  # None: the image cannot be read, which is told when it is
-    pixels: dict[int | Colour, int]
+    pixels: dict[int | Color, int]
 
 
 @dataclass
@@ -249,17 +249,17 @@ def read_mask(path: Path, image: Path) -> Mask:
     """Reads a mask whole, and of the image only its size."""
     pictured = image_size(image)
     try:
-        with Image.open(path) as picture:
-            size, mode = picture.size, picture.mode
-            values = np.asarray(picture.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else picture)
+        with Image.open(path) as opened:
+            size, mode = opened.size, opened.mode
+            values = np.asarray(opened.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else opened)
     except Exception:  # decoders of broken files raise whatever they come upon
         return Mask('broken', (0, 0), pictured, {})
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
             return Mask('grey', size, pictured, _counts(values[..., 0]))
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
-        colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
-        return Mask('colour', size, pictured, dict(zip(colours, map(int, counts[:MANY + 1]), strict=True)))
+        colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
+        return Mask('color', size, pictured, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)))
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
         return Mask('deep', size, pictured, {int(values.max()): 1})
     return Mask('index', size, pictured, _counts(values.astype(np.uint8)))
@@ -302,22 +302,22 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     return checked
 
 
-def write_converted(path: Path, target: Path, numbers: dict[int | Colour, int]) -> None:
+def write_converted(path: Path, target: Path, numbers: dict[int | Color, int]) -> None:
     """Writes one mask as classes `[H, W]` uint8.
 
     Args:
-        path: the mask, in values or colours of its own.
+        path: the mask, in values or colors of its own.
         target: the file to write, in one move.
-        numbers: the class of each value or colour; `IGNORED` for the rest.
+        numbers: the class of each value or color; `IGNORED` for the rest.
     """
-    with Image.open(path) as picture:
-        values = np.asarray(picture.convert('RGB') if picture.mode in ('RGBA', 'CMYK', 'LA') else picture)
+    with Image.open(path) as opened:
+        values = np.asarray(opened.convert('RGB') if opened.mode in ('RGBA', 'CMYK', 'LA') else opened)
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
     classes = np.full(values.shape[:2], IGNORED, np.uint8)
     for value, number in numbers.items():
         classes[(values == np.array(value, np.uint8)).all(-1)] = number  # a single value is compared with all three channels
-    write_in_one_move(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))
+    atomic_write(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))
 
 
 @dataclass(frozen=True)
@@ -325,12 +325,12 @@ class Reading:
     """How masks become classes."""
 
     classes: Sequence[str]
-    numbers: Mapping[int | Colour, int]  # the class that each value or colour stands for, or IGNORED
-    palette: Sequence[Colour] | None = None
+    numbers: Mapping[int | Color, int]  # the class that each value or color stands for, or IGNORED
+    palette: Sequence[Color] | None = None
     converts: bool = False  # whether masks are written anew; else their values are the classes
 
 
-def by_value(classes: Sequence[str], palette: Sequence[Colour] | None = None, converts: bool = False) -> Reading:
+def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False) -> Reading:
     """Values are class numbers from 0."""
     return Reading(classes, {**{i: i for i in range(len(classes))}, IGNORED: IGNORED}, palette, converts)
 
@@ -365,7 +365,7 @@ def config_reading(config: Config) -> Reading:
 
 def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
                  report: Report) -> Reading | None:
-    """What the masks' values or colours stand for; None, and a problem in the report, if that cannot be told.
+    """What the masks' values or colors stand for; None, and a problem in the report, if that cannot be told.
 
     Args:
         root: the folder.
@@ -377,8 +377,8 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
     masks = [mask for part in checked.values() for mask in part.masks.values()]
     pixels = set().union(*(mask.pixels for mask in masks)) if masks else set()
     where = ', '.join(checked)
-    if any(mask.kind == 'colour' for mask in masks):
-        return _by_colour(names, masks, pixels, where, weights_classes, report)
+    if any(mask.kind == 'color' for mask in masks):
+        return _by_color(names, masks, pixels, where, weights_classes, report)
     if pixels == {0, IGNORED}:
         text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
         report.problems.append(Problem(MENDED, where, text))
@@ -390,9 +390,9 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
         return None
     grey = any(mask.kind == 'grey' for mask in masks)
     if grey:
-        report.problems.append(Problem(MENDED, where, 'masks are grey pictures of three channels; one is used'))
+        report.problems.append(Problem(MENDED, where, 'masks are grey images of three channels; one is used'))
     if names or weights_classes:
-        return by_value(names.names if names else weights_classes, names and names.colours, converts=grey)
+        return by_value(names.names if names else weights_classes, names and names.colors, converts=grey)
     values = sorted(value for value in pixels if value != IGNORED)
     if len(values) > MANY:
         report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
@@ -403,32 +403,32 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
     return by_value([f'class {i}' for i in range(max(values[-1:] + [1]) + 1)], converts=grey)
 
 
-def _by_colour(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
+def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
                report: Report) -> Reading | None:
-    """Coloured masks need a list that says which colour is which class."""
+    """Colored masks need a list that says which color is which class."""
 
     def stop(text: str) -> None:
         report.problems.append(Problem(ERROR, where, text))
 
     kinds = [mask.kind for mask in masks]
-    colours = sorted(pixel if isinstance(pixel, tuple) else (pixel,) * 3 for pixel in pixels)
-    if any(mask.kind == 'colour' and len(mask.pixels) > MANY for mask in masks):
-        return stop(f'coloured masks have more than {MANY} colours: they are photographs, or were smoothed or saved as JPEG')
+    colors = sorted(pixel if isinstance(pixel, tuple) else (pixel,) * 3 for pixel in pixels)
+    if any(mask.kind == 'color' and len(mask.pixels) > MANY for mask in masks):
+        return stop(f'coloured masks have more than {MANY} colors: they are photographs, or were smoothed or saved as JPEG')
     if single := kinds.count('index'):
         return stop(f'{single} masks have one channel, the other {len(kinds) - single} are coloured: make all alike')
-    if names is None or names.colours is None:
-        return stop(f'{len(masks)} masks are coloured (RGB), and nothing says which colour is which class: put a labelmap.txt '
-                    f'with lines like "name:r,g,b::" beside them; colours found: {some(colours, 6)}')
+    if names is None or names.colors is None:
+        return stop(f'{len(masks)} masks are coloured (RGB), and nothing says which color is which class: put a labelmap.txt '
+                    f'with lines like "name:r,g,b::" beside them; colors found: {some(colors, 6)}')
     classes = list(weights_classes or names.names)
     if unknown := sorted(set(names.names) - set(classes)):
         return stop(f'{names.path.name} names {some(unknown)}, unknown to the weights, which were trained on {some(classes, 8)}')
-    numbers = {colour: classes.index(name) for name, colour in zip(names.names, names.colours, strict=True)}
-    if strange := [colour for colour in colours if colour not in numbers]:
-        return stop(f'masks have colours that {names.path} does not list: {some(strange, 6)}')
-    text = f'masks are coloured (RGB); {names.path.name} says which colour is which class'
+    numbers = {color: classes.index(name) for name, color in zip(names.names, names.colors, strict=True)}
+    if strange := [color for color in colors if color not in numbers]:
+        return stop(f'masks have colors that {names.path} does not list: {some(strange, 6)}')
+    text = f'masks are coloured (RGB); {names.path.name} says which color is which class'
     report.problems.append(Problem(MENDED, where, text))
-    grey = {colour[0]: number for colour, number in numbers.items() if len(set(colour)) == 1}  # masks of one grey colour
-    return Reading(classes, {**numbers, **grey}, None if weights_classes else names.colours, converts=True)
+    grey = {color[0]: number for color, number in numbers.items() if len(set(color)) == 1}  # masks of one grey color
+    return Reading(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)
 
 
 def value_problems(masks: CheckedMasks, reading: Reading) -> list[Problem]:

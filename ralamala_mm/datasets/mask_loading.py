@@ -1,4 +1,4 @@
-"""Reading the mask of an image so that one that does not fit is named: MMSegmentation itself looks at nothing."""
+"""Reading the mask of an image so that one that does not fit is named: MMSegmentation itself inspects nothing."""
 
 import io
 
@@ -17,7 +17,7 @@ class LoadCheckedMask(LoadAnnotations):
     """MMSegmentation's `LoadAnnotations` that refuses masks that are missing, unreadable or do not fit their image.
 
     Args:
-        classes: how many; values from there on that are not ignored are refused. None: they are not looked at.
+        classes: how many; values from there on that are not ignored are refused. None: they are not inspected.
         ignore_index: the value of pixels that neither train nor count.
         bad_files: arguments of `BadFiles`; by default the first bad file is an error.
 
@@ -62,8 +62,8 @@ class LoadCheckedMask(LoadAnnotations):
         if self.imdecode_backend != 'pillow':
             return
         try:
-            with Image.open(io.BytesIO(content)) as picture:
-                deep = np.asarray(picture) if picture.mode.startswith(('I', 'F')) else np.zeros(1)
+            with Image.open(io.BytesIO(content)) as image:
+                deep = np.asarray(image) if image.mode.startswith(('I', 'F')) else np.zeros(1)
         except UnidentifiedImageError as error:
             raise FileUserError(f'mask {path} is not an image', 'unreadable mask') from error
         except Exception as error:

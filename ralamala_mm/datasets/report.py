@@ -39,7 +39,7 @@ def is_image(path: Path | str) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-ERROR, MENDED, NOTE = 'ERROR', 'mended', 'note'  # stops; handled, as the text says; harmless, but good to know
+ERROR, MENDED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
 _ORDER = (ERROR, MENDED, NOTE)
 _SHOWN_CLASSES = 24
 
@@ -48,22 +48,22 @@ _SHOWN_CLASSES = 24
 class Problem:
     """One kind of defect in one split.
 
-    `mending` is what `--data` does about it; `needed` says that the libraries would stop at it or count wrongly, were it not
-    mended; `files` names those that have it, where it is one of files.
+    `correcting` is what `--data` does about it; `needed` says that the libraries would stop at it or count wrongly, were it not
+    corrected; `files` names those that have it, where it is one of files.
     """
 
     level: str
     split: str
     text: str
-    mending: str = ''
+    correcting: str = ''
     needed: bool = False
     files: tuple[str, ...] = ()
 
     def told(self, is_mended: bool = True) -> str:
         """The text with what was done about it, or what `--data` would do."""
-        if not self.mending:
+        if not self.correcting:
             return self.text
-        return f'{self.text}; {"" if is_mended else "with --data DIR: "}{self.mending}'
+        return f'{self.text}; {"" if is_mended else "with --data DIR: "}{self.correcting}'
 
 
 def some(items: Iterable[object], count: int = 3) -> str:
@@ -73,11 +73,11 @@ def some(items: Iterable[object], count: int = 3) -> str:
     return ', '.join(items[:count]) + (f' and {more} more' if more > 0 else '')
 
 
-def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', mending: str = '',
+def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', correcting: str = '',
             needed: bool = False, files: Iterable[object] = ()) -> Problem:
     """'images smaller than 32 pixels: 2 (a.jpg, b.jpg); training leaves them out', the last being the consequence."""
     text = f'{what}: {len(entries)} ({some(entries)})'
-    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), mending, needed, tuple(map(str, files)))
+    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), correcting, needed, tuple(map(str, files)))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The built-in data: pictures of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layout.
+"""The built-in data: images of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layout.
 
 Exact by construction: a shape is drawn from a mask, and the part of it that later shapes leave visible is its
 annotation. Every scene depends on its own seed alone, so that splits share no scene and any number can be made.
@@ -16,14 +16,14 @@ from pycocotools import mask as coco_mask
 
 CATEGORIES = ('circle', 'square', 'triangle', 'star')
 MIN_VISIBLE = 0.4  # share of a shape that must stay in sight; more covered ones are left out of the scene
-MIN_COLOUR_DISTANCE = 80  # of 255, between a shape and the background, so that every shape can be seen
+MIN_COLOR_DISTANCE = 80  # of 255, between a shape and the background, so that every shape can be seen
 SUPERSAMPLING = 4  # masks are drawn this many times larger and thresholded at half coverage
 SPLIT_SEEDS = {'train': 0, 'val': 1}
 
 
 @dataclass
 class Scene:
-    """One picture: `image` `[H, W, 3]` BGR uint8, and for every shape its category index and visible mask `[H, W]`."""
+    """One image: `image` `[H, W, 3]` BGR uint8, and for every shape its category index and visible mask `[H, W]`."""
 
     image: np.ndarray
     labels: list[int]
@@ -46,7 +46,7 @@ OUTLINES = {
 
 
 def draw_mask(category: str, size: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Boolean `[size, size]` mask of a turned shape; parts outside the picture are cut off."""
+    """Boolean `[size, size]` mask of a turned shape; parts outside the image are cut off."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = (OUTLINES[category] @ turn.T * radius + centre) * SUPERSAMPLING
     canvas = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
@@ -54,27 +54,27 @@ def draw_mask(category: str, size: int, centre: np.ndarray, radius: float, angle
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) >= 128
 
 
-def pick_colour(rng: Generator, away_from: np.ndarray | None = None) -> np.ndarray:
-    """Three channels; at least one differs clearly from the colour `away_from`."""
+def pick_color(rng: Generator, away_from: np.ndarray | None = None) -> np.ndarray:
+    """Three channels; at least one differs clearly from the color `away_from`."""
     while True:
-        colour = rng.uniform(30, 225, 3)
-        if away_from is None or np.abs(colour - away_from).max() >= MIN_COLOUR_DISTANCE:
-            return colour
+        color = rng.uniform(30, 225, 3)
+        if away_from is None or np.abs(color - away_from).max() >= MIN_COLOR_DISTANCE:
+            return color
 
 
-def texture(rng: Generator, size: int, colour: np.ndarray, contrast: float) -> np.ndarray:
-    """Float `[size, size, 3]`: a colour with stripes of random direction and grain over it."""
+def texture(rng: Generator, size: int, color: np.ndarray, contrast: float) -> np.ndarray:
+    """Float `[size, size, 3]`: a color with stripes of random direction and grain over it."""
     y, x = np.mgrid[:size, :size] / size
     direction, frequency = rng.uniform(0, np.pi), rng.uniform(2, 10)
     stripes = np.sin(2 * np.pi * frequency * (x * np.cos(direction) + y * np.sin(direction)) + rng.uniform(0, 2 * np.pi))
     grain = cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), 1.5) * 2
-    return colour + contrast * (stripes + grain)[:, :, None] * rng.uniform(0.4, 1, 3)
+    return color + contrast * (stripes + grain)[:, :, None] * rng.uniform(0.4, 1, 3)
 
 
 def make_scene(seed: tuple[int, ...], size: int) -> Scene:
     """Draws two to five shapes over one another."""
     rng = np.random.default_rng(seed)
-    background = pick_colour(rng)
+    background = pick_color(rng)
     image = texture(rng, size, background, contrast=22)
     placed: list[tuple[int, np.ndarray, int]] = []  # label, visible mask, area when drawn
     for _ in range(rng.integers(2, 6)):
@@ -85,7 +85,7 @@ def make_scene(seed: tuple[int, ...], size: int) -> Scene:
         if not mask.any() or any(visible.sum() < MIN_VISIBLE * area for _, visible, area in remaining):
             continue
         placed = [*remaining, (label, mask, int(mask.sum()))]
-        image = np.where(mask[:, :, None], texture(rng, size, pick_colour(rng, background), contrast=14), image)
+        image = np.where(mask[:, :, None], texture(rng, size, pick_color(rng, background), contrast=14), image)
     image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
     return Scene(image, [label for label, _, _ in placed], [visible for _, visible, _ in placed])
 
@@ -117,7 +117,7 @@ def make_shapes(root: Path, train: int = 400, val: int = 100, size: int = 128, s
         root: folder to write to.
         train: number of training scenes.
         val: number of validation scenes, none of which is a training scene.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         seed: another seed gives other scenes.
 
     Returns:

@@ -9,9 +9,9 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
-from .coco import CheckedSplit, CocoSplit, category_names, check_split, find_coco, mended_copy
+from .coco import CheckedSplit, CocoSplit, category_names, check_split, corrected_copy, find_coco
 from .config import check_paths, config_classes, datasets_of, replace_transforms, set_classes, set_data_root, use_checked_loading
 from .images import SHARED_REMEDY, shared_files
 from .mask_files import (
@@ -77,7 +77,7 @@ def _choose_coco(splits: dict[str, CocoSplit], modes: Sequence[str], report: Rep
     """The split for each mode; None if one that is needed is not there. What has one part alone serves for both."""
     training = splits.get('train') or splits.get('all')
     validation = splits.get('val') or splits.get('test') or training
-    # Without a test split, tests run on the validation pictures, as in COCO's configs.
+    # Without a test split, tests run on the validation images, as in COCO's configs.
     wanted = dict(train=training, val=validation, test=splits.get('test') or validation)
     chosen = {mode: wanted[mode] for mode in modes}
     if not chosen or None in chosen.values():
@@ -120,16 +120,16 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
         divided = split.name in ('train', 'all') and (mode != 'train' or chosen.get('val') is split)
         if divided:
             rest, held_out = hold_out(split.content['images'], split.root)
-            copy = mended_copy(found, classes, rest if mode == 'train' else held_out)
+            copy = corrected_copy(found, classes, rest if mode == 'train' else held_out)
             files[mode] = _write(folder / ('train.json' if mode == 'train' else 'val.json'), copy)
             written.add('held out')
         elif found.needs_copy:
-            files[mode] = _write(folder / f'{split.name}.json', mended_copy(found, classes))
-            written.add('mended')
+            files[mode] = _write(folder / f'{split.name}.json', corrected_copy(found, classes))
+            written.add('corrected')
     if 'held out' in written:
         report.problems.append(Problem(NOTE, 'val', f'there is no validation split: every {HELD_OUT}th image is held out for it'))
     if written:
-        text = f'mended or divided annotations are in {folder}; your files stay as they are'
+        text = f'corrected or divided annotations are in {folder}; your files stay as they are'
         report.problems.append(Problem(NOTE, 'all', text))
     return files
 
@@ -150,7 +150,7 @@ def _set_coco_paths(config: Config, root: Path, chosen: dict[str, CocoSplit], fi
 def _write(path: Path, content: dict) -> Path:
     if not content['annotations']:
         raise UserError(f'nothing would be left of the annotations for {path.stem}')
-    return write_in_one_move(path, lambda unfinished: unfinished.write_text(json.dumps(content)))
+    return atomic_write(path, lambda unfinished: unfinished.write_text(json.dumps(content)))
 
 
 def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None,
@@ -282,7 +282,7 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
                 write_converted(split.mask(stem), Path(masks_at, f'{stem}.png'), reading.numbers)
         if split.stems is not None or masks.missing:
             names = ''.join(f'{stem}\n' for stem in masks.masks)
-            listed = str(write_in_one_move(folder / f'{split.name}.txt', lambda path, names=names: path.write_text(names)))
+            listed = str(atomic_write(folder / f'{split.name}.txt', lambda path, names=names: path.write_text(names)))
             written = True
         dataset.update(data_root=str(root), ann_file=listed, img_suffix=split.image_suffix, seg_map_suffix=mask_suffix,
                        data_prefix=ConfigDict(img_path=os.path.relpath(split.image_dir, root), seg_map_path=masks_at))
@@ -290,7 +290,7 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
         report.problems.append(Problem(NOTE, 'all', f'lists and converted masks are in {folder}; your files stay as they are'))
 
 
-__all__ = ['Report', 'look_at_data', 'use_data']
+__all__ = ['Report', 'inspect_data', 'use_data']
 
 # The settings of a data set that say which data it reads.
 _WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
@@ -341,7 +341,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
     Raises:
         UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
     """
-    report = look_at_data(config, root, modes, show, weights_classes)
+    report = inspect_data(config, root, modes, show, weights_classes)
     if report and report.errors:
         count = len(report.errors)
         raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
@@ -349,7 +349,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
     return report
 
 
-def look_at_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
+def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
                  weights_classes: Sequence[str] | None = None) -> Report | None:
     """`use_data` that leaves it to the caller what comes of a report with errors, with which the config stays as it is."""
     folder = Path(root)

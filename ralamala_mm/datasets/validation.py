@@ -22,7 +22,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import ProgressBar
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
 from .coco import CocoSplit, category_names, check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
@@ -191,7 +191,7 @@ _NOTED = 20  # notes that are printed
 
 @dataclass
 class DataReport:
-    """What was found; `complete` is False if something kept the rest from being looked at, which `notes` then tell."""
+    """What was found; `complete` is False if something kept the rest from being inspected, which `notes` then tell."""
 
     config: str
     images: Counter = field(default_factory=Counter)  # by split
@@ -210,7 +210,7 @@ class DataReport:
         Args:
             problems: of one split or several.
             file: the annotation file, or the folder.
-            is_mended: whether what can be mended was; else what the libraries would stop at, or count wrongly, is a fault.
+            is_mended: whether what can be corrected was; else what the libraries would stop at, or count wrongly, is a fault.
         """
         for problem in problems:
             text = problem.told(is_mended)
@@ -228,7 +228,7 @@ class DataReport:
                        faults=[asdict(fault) for fault in self.faults],
                        notes=[dict(split=split, text=text) for split, text in self.notes])
         try:
-            write_in_one_move(path, lambda unfinished: unfinished.write_text(json.dumps(content, indent=1)))
+            atomic_write(path, lambda unfinished: unfinished.write_text(json.dumps(content, indent=1)))
         except OSError as error:
             raise UserError(f'the report cannot be written to {path} ({error.strerror}): --out names another file') from error
 
@@ -240,14 +240,14 @@ class DataReport:
                 if fault.split == split:
                     kinds[fault.kind].append(fault.text)
             faults = sum(map(len, kinds.values()))
-            lines.append(f'  {split}: {count} images looked at, {faults or "no"} fault{"" if faults == 1 else "s"}')
+            lines.append(f'  {split}: {count} images inspected, {faults or "no"} fault{"" if faults == 1 else "s"}')
             lines += [f'    {kind}, {len(texts)}: {some(texts, 3)}' for kind, texts in sorted(kinds.items())]
         others = {(fault.split, fault.text): None for fault in self.faults if fault.split not in self.images}
         lines += [f'  {split}: {text}' for split, text in others]
         if not self.notes_are_printed:
             lines += [f'  note   {split}: {text}' for split, text in self.notes[:_NOTED]]
         if not self.complete:
-            lines.append('  not everything was looked at')
+            lines.append('  not everything was inspected')
         return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
 
 
@@ -256,7 +256,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
 
     Args:
         config: after `use_checked_loading`.
-        splits: of 'train', 'val', 'test'; those that the config lacks are passed over, and what was looked at as another.
+        splits: of 'train', 'val', 'test'; those that the config lacks are passed over, and what was inspected as another.
         workers: processes.
         own: what the look at a folder given by `--data` has found.
     """
@@ -266,7 +266,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
         report.add_problems(own.problems, own.root, is_mended=True)
         if own.errors:
             report.complete = False
-            report.notes.append(('all', 'the files themselves were not opened: mend what is marked ERROR first'))
+            report.notes.append(('all', 'the files themselves were not opened: fix what is marked ERROR first'))
             return report
     seen = []
     for split, dataset in datasets_of(config, splits):
@@ -307,7 +307,7 @@ def _check_annotations(config: Config, split: str, dataset: ConfigDict, report: 
     in_file, in_config = [name for name in names if name in classes], [name for name in classes if name in names]
     if in_file != in_config:
         text = (f'the categories of {path} come in another order than the config\'s classes, and MMDetection numbers labels by '
-                f'theirs: {some(in_file, 4)} and {some(in_config, 4)}; --data DIR mends it')
+                f'theirs: {some(in_file, 4)} and {some(in_config, 4)}; --data DIR corrects it')
         report.faults.append(Fault(split, str(path), 'annotations', text))
     elif lacking := [name for name in classes if name not in names]:
         report.notes.append((split, f'classes of the config that {path} does not have: {some(lacking, 6)}'))
@@ -341,11 +341,11 @@ def _build(config: Config, dataset: ConfigDict, split: str, report: DataReport) 
     """The data set without a pipeline; None, and a fault, if its annotations do not allow it.
 
     Raises:
-        UserError: it is no data set whose samples can be looked at.
+        UserError: it is no data set whose samples can be inspected.
     """
     scope = config.get('default_scope') or 'mmengine'
     if not issubclass(dataset_class(config, dataset), BaseDataset):
-        raise UserError(f'data sets of type {dataset.type} cannot be looked at: they are no BaseDataset of MMEngine')
+        raise UserError(f'data sets of type {dataset.type} cannot be inspected: they are no BaseDataset of MMEngine')
     try:
         with DATASETS.switch_scope_and_registry(scope) as registry:
             built = registry.build(dict(dataset, pipeline=[], lazy_init=False))

@@ -15,7 +15,7 @@ from .config import (
     drop_validation,
     load_config,
     prepare_config,
-    settle_pretrained,
+    resolve_pretrained,
     use_amp,
     use_auto_scale_lr,
     use_detection_output,
@@ -33,7 +33,7 @@ __all__ = [
     'RECORDERS', 'Console', 'DependableRunner', 'Training', 'add_amp_options', 'add_cfg_options', 'add_traceback_option',
     'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'checkpoint_folder',
     'claim_folders', 'claim_work_dir', 'drop_validation', 'keep_operators_in_fp32', 'launched_rank', 'load_config',
-    'prepare_config', 'prepare_evaluation', 'prepare_training', 'run', 'runner_parser', 'settle_pretrained',
+    'prepare_config', 'prepare_evaluation', 'prepare_training', 'run', 'runner_parser', 'resolve_pretrained',
     'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_recorders', 'use_resume',
     'use_segmentation_output', 'use_test_time_augmentation', 'use_visualization',
 ]

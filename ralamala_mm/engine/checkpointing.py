@@ -20,9 +20,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ralamala_mm.checkpoints import check_file, fetch
-from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
+from ralamala_mm.checkpoints.integrity import damage, newest_complete, training_progress
 from ralamala_mm.errors import UserError
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
 from .interruption import Stop
 from .work_dir import claim_work_dir
@@ -47,7 +47,7 @@ class DurableBackend(LocalBackend):
         Raises:
             OSError: the disk is full, or does not take them.
         """
-        write_in_one_move(filepath, lambda unfinished: unfinished.write_bytes(obj), durable=True)
+        atomic_write(filepath, lambda unfinished: unfinished.write_bytes(obj), durable=True)
 
     def remove(self, filepath: str | Path) -> None:
         """Removes a file, within `removing_last` at its end."""
@@ -130,7 +130,7 @@ def _goes_by_metrics(runner: Runner) -> bool:
 
 
 def _first_says(fact: bool) -> bool:
-    """What holds in the first process, which alone writes: all do the same then. All processes have to call this."""
+    """What holds in rank 0, which alone writes: all do the same then. All processes have to call this."""
     answer = torch.tensor(int(fact))
     broadcast(answer)
     return bool(answer)
@@ -140,7 +140,7 @@ def _first_says(fact: bool) -> bool:
 class DependableCheckpointHook(CheckpointHook):
     """MMEngine's `CheckpointHook` in an order that loses nothing: checkpoint, pointer, removal of older ones.
 
-    At least two regular checkpoints are kept. If one cannot be written, training goes on with those there are; it ends when
+    At least two regular checkpoints are kept. If one cannot be written, training continues with those there are; it ends when
     several in a row, or the last one, could not.
 
     Args:
@@ -166,7 +166,7 @@ class DependableCheckpointHook(CheckpointHook):
                 self.saved_iter, self.last_ckpt = runner.iter, runner._load_from
 
     def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> bool:
-        """Saves a training that is to go on from here, unless a checkpoint of this iteration was written, or could not be.
+        """Saves a training that is to continue from here, unless a checkpoint of this iteration was written, or could not be.
 
         Args:
             runner: the training.
@@ -211,7 +211,7 @@ class DependableCheckpointHook(CheckpointHook):
         """What `CheckpointHook` calls for each regular checkpoint, in another order."""
         others = [other for other in runner.message_hub.runtime_info.get('keep_ckpt_ids', []) if other != step]
         kept = [*others, step] if self.max_keep_ckpts > 0 else []
-        # With those that are about to be removed: a training that is killed before that removes them when it goes on.
+        # With those that are about to be removed: a training that is killed before that removes them when it continues.
         runner.message_hub.update_info('keep_ckpt_ids', kept)
         if not self._save(runner, self.filename_tmpl.format(step), meta):
             runner.message_hub.update_info('keep_ckpt_ids', others)
@@ -257,7 +257,7 @@ class DependableCheckpointHook(CheckpointHook):
                 save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
                 backend_args=self.backend_args, **self.args)
             if is_main_process():
-                write_in_one_move(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
+                atomic_write(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
         except OSError as error:
             failure = error
         if not _first_says(failure is None):
@@ -268,13 +268,13 @@ class DependableCheckpointHook(CheckpointHook):
         return True
 
     def _tell_failure(self, runner: Runner, error: OSError | None) -> None:
-        """Counts a failure; the first process, which has the error, tells it."""
+        """Counts a failure; rank 0, which has the error, tells it."""
         self.failures += 1
         if error:
             runner.logger.error(
                 f'THE CHECKPOINT COULD NOT BE WRITTEN to {self.out_dir} ({error.strerror or error}). '
-                f'Training {"stops" if runner.stop_reason else "goes on"}; the newest checkpoint is {self.last_ckpt or "none"}. '
-                f'Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
+                f'Training {"stops" if runner.stop_reason else "continues"}; the newest checkpoint is '
+                f'{self.last_ckpt or "none"}. Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
         if self.failures >= FAILURES_BEFORE_STOP:
             runner.request_stop(Stop.NOT_SAVED)
 
@@ -283,9 +283,9 @@ _LAST_VALIDATION = 'last_validation'  # beside the checkpoints: the iteration af
 
 
 def use_resume(config: Config, resume: str | None) -> list[str]:
-    """`--resume` alone goes on from the newest whole checkpoint in the work directory, `--resume PATH` from that file.
+    """`--resume` alone continues from the newest complete checkpoint in the work directory, `--resume PATH` from that file.
 
-    The run's seed becomes the checkpoint's, so that data and random numbers go on as they would have. All processes have to
+    The run's seed becomes the checkpoint's, so that data and random numbers continue as they would have. All processes have to
     call this, when they have joined: the first one chooses.
 
     Args:
@@ -293,7 +293,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
         resume: 'auto', a path or URL, or None for what the config says.
 
     Returns:
-        Sentences for the user: where it goes on, and which checkpoints were passed over.
+        Sentences for the user: where it continues, and which checkpoints were passed over.
 
     Raises:
         UserError: the file is missing, damaged or no training's checkpoint; or none is whole, or they seem to lie elsewhere.
@@ -317,7 +317,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
 
 
 def _as_the_first(choose: Callable[[], tuple]) -> tuple:
-    """What the first process chooses, for all: a folder may look otherwise from another node, or a moment later.
+    """What rank 0 chooses, for all: a folder may look otherwise from another node, or a moment later.
 
     Raises:
         UserError: that process's own, in all of them.
@@ -335,7 +335,7 @@ def _as_the_first(choose: Callable[[], tuple]) -> tuple:
 
 
 def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, list[str]]:
-    """The checkpoint to go on from, None for a start at the beginning; its seed; sentences for the user."""
+    """The checkpoint to continue from, None for a start at the beginning; its seed; sentences for the user."""
     if given is None:
         path, notes = _newest(config)
         if path is None:
@@ -354,11 +354,11 @@ def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, 
 
 
 def _newest(config: Config) -> tuple[str | None, list[str]]:
-    """The newest whole checkpoint of a training, and what is told of others, or of there being none."""
+    """The newest complete checkpoint of a training, and what is told of others, or of there being none."""
     folder, pointed = checkpoint_folder(config), pointed_checkpoint(config.work_dir)
     if '://' in folder and pointed:  # written to a store, which cannot be looked through here
         return pointed, []
-    path, notes = (None, []) if '://' in folder else newest_whole(Path(folder))
+    path, notes = (None, []) if '://' in folder else newest_complete(Path(folder))
     if path is not None:
         return str(path), notes
     if notes:
@@ -392,7 +392,7 @@ class ValidationHook(Hook):
         if not is_main_process():
             return
         try:
-            write_in_one_move(Path(runner.work_dir, _LAST_VALIDATION), lambda path: path.write_text(f'{runner.iter}\n'))
+            atomic_write(Path(runner.work_dir, _LAST_VALIDATION), lambda path: path.write_text(f'{runner.iter}\n'))
         except OSError as error:
             runner.logger.warning(f'{_LAST_VALIDATION} could not be written ({error.strerror}); --resume would validate again')
 

@@ -34,7 +34,7 @@ _FAILURES = (
      'a data loader worker died, most often for want of memory', 'give the job more memory (/dev/shm too)',
      dict(resume='lower train_dataloader.num_workers', workers='lower --workers')),
     (r'(?:CUDA|HIP) out of memory',
-     "the GPU's memory is full", 'take smaller pictures',
+     "the GPU's memory is full", 'take smaller images',
      dict(resume='lower train_dataloader.batch_size (with --auto-scale-lr), or set model.backbone.with_cp=True or --amp',
           batch_size='lower --batch-size', tile='predict smaller tiles with --tile', device='take --device cpu')),
     (r'No space left on device|Disk quota exceeded',
@@ -69,7 +69,7 @@ def explain_failure(error: BaseException, options: Container[str] = ()) -> str |
     for pattern, what, in_any_tool, by_option in _FAILURES:
         if re.search(pattern, text, re.DOTALL):
             remedies = [remedy for option, remedy in by_option.items() if option in options]
-            goes_on = '; --resume goes on from the newest checkpoint' if 'resume' in options else ''
+            goes_on = '; --resume continues from the newest checkpoint' if 'resume' in options else ''
             return f'{what}: {", or ".join([*remedies, in_any_tool])}{goes_on}'
     return None
 
@@ -94,7 +94,7 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
-    parser.add_argument('--data', metavar='DIR', help='folder of the data: looked at, reported, and put into the config')
+    parser.add_argument('--data', metavar='DIR', help='folder of the data: inspected, reported, and put into the config')
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     add_trust_option(parser)

@@ -160,8 +160,8 @@ def drop_validation(config: Config) -> None:
 OPTION = 'model.backbone.pretrained'
 
 
-def settle_pretrained(config: Config) -> str | None:
-    """Fetches the weights that a backbone of ours starts from; drops them where a whole checkpoint follows.
+def resolve_pretrained(config: Config) -> str | None:
+    """Fetches the weights that a backbone of ours starts from; drops them where a complete checkpoint follows.
 
     Returns:
         A line for the user if the backbone starts from scratch, else None.
@@ -302,7 +302,7 @@ def use_detection_output(config: Config, runner: Runner, out: str | None) -> Non
 
 
 def schedule_notes(schedulers: Sequence[dict] | dict | None, max_iters: int) -> Iterator[str]:
-    """A sentence for each scheduler, counted in iterations, that goes on for long after the training ends.
+    """A sentence for each scheduler, counted in iterations, that continues for long after the training ends.
 
     Args:
         schedulers: the config's `param_scheduler`.

@@ -283,12 +283,12 @@ def await_name(host: str, seconds: float = _NAME_TIME) -> None:
         time.sleep(min(2, seconds))
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """(x − mean) / √(var + eps), with mean and variance over all processes."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, eps: float, group: distributed.ProcessGroup | None) -> tuple[Tensor, ...]:
-        """The normalised `x`, the mean and biased variance, both `[C]`, and the count behind them, `[1]`."""
+        """The normalized `x`, the mean and biased variance, both `[C]`, and the count behind them, `[1]`."""
         dims = [0, *range(2, x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.size(1)
@@ -303,23 +303,23 @@ class _Normalise(torch.autograd.Function):
         mean = (counts * means).sum(0) / total.clamp(min=1)
         variance = (squares + counts * (means - mean).square()).sum(0) / total.clamp(min=1)
         inverse = (variance + eps).rsqrt()
-        normalised = (wide - _per_channel(mean, x)) * _per_channel(inverse, x)
-        ctx.save_for_backward(normalised, inverse, total)
+        normalized = (wide - _per_channel(mean, x)) * _per_channel(inverse, x)
+        ctx.save_for_backward(normalized, inverse, total)
         ctx.group = group
         ctx.dims = dims
         ctx.dtype = x.dtype
         ctx.mark_non_differentiable(mean, variance, total)
-        return normalised, mean, variance, total
+        return normalized, mean, variance, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         """∂L/∂x of the sum of all processes' losses."""
-        normalised, inverse, total = ctx.saved_tensors
-        sums = torch.stack([grad.sum(ctx.dims), (grad * normalised).sum(ctx.dims)])
+        normalized, inverse, total = ctx.saved_tensors
+        sums = torch.stack([grad.sum(ctx.dims), (grad * normalized).sum(ctx.dims)])
         distributed.all_reduce(sums, group=ctx.group)
         mean, slope = (_per_channel(part, grad) for part in sums / total.clamp(min=1))
-        return ((grad - mean - normalised * slope) * _per_channel(inverse, grad)).to(ctx.dtype), None, None
+        return ((grad - mean - normalized * slope) * _per_channel(inverse, grad)).to(ctx.dtype), None, None
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -334,7 +334,7 @@ class GatheredBatchNorm(_BatchNorm):
     several processes, it is a plain batch norm.
 
     Args:
-        process_group: the processes to normalise over; all by default.
+        process_group: the processes to normalize over; all by default.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
@@ -347,7 +347,7 @@ class GatheredBatchNorm(_BatchNorm):
             raise ValueError(f'a batch norm takes 2 dimensions or more, not {x.dim()}')
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises.
+        """Normalizes.
 
         Args:
             x: `[N, C, ...]`, of any memory format; N may be 0.
@@ -359,15 +359,15 @@ class GatheredBatchNorm(_BatchNorm):
         if not (self.training and together):
             return super().forward(x)
         self._check_input_dim(x)
-        normalised, mean, variance, total = _Normalise.apply(x, self.eps, self.process_group)
+        normalized, mean, variance, total = _Normalize.apply(x, self.eps, self.process_group)
         count = int(total)
         if count == 1:
             raise ValueError(f'expected more than 1 value per channel when training, got input size {tuple(x.shape)}')
         if self.track_running_stats:
             self._track(mean, variance, count)
         if self.affine:
-            normalised = normalised * _per_channel(self.weight, x) + _per_channel(self.bias, x)
-        return normalised.to(x.dtype)
+            normalized = normalized * _per_channel(self.weight, x) + _per_channel(self.bias, x)
+        return normalized.to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -16,7 +16,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.launcher.api import LaunchConfig
 
 STOPPED = 128 + signal.SIGTERM  # 143: exit code of a training that saved and ended because it had to
-RUN_AGAIN = 75  # EX_TEMPFAIL: it saved and wants to go on
+RUN_AGAIN = 75  # EX_TEMPFAIL: it saved and wants to continue
 _KILLED_TO_RUN_AGAIN = 128 + signal.SIGUSR1  # the signal came before train.py listened to it
 _STOP_CODES = {signal.SIGTERM: STOPPED, signal.SIGHUP: STOPPED, signal.SIGUSR1: RUN_AGAIN}
 _SAVING_TIME = 120  # seconds that the processes have for one iteration and a checkpoint
@@ -54,7 +54,7 @@ def run_elastic(config: LaunchConfig, command: list[str]) -> int:
     try:
         result = agent.run()
     except (SystemExit, SignalException):
-        raise  # without ending the rendezvous, which the other nodes go on with
+        raise  # without ending the rendezvous, which the other nodes continue with
     except Exception:
         handler.shutdown()
         raise
@@ -88,7 +88,7 @@ def exit_code(codes: Iterable[int], told: signal.Signals | None = None) -> int:
 class PatientAgent(LocalElasticAgent):
     """Hands signals on to the processes themselves, not to their data loader workers, and waits for the checkpoint."""
 
-    gave_up_on: signal.Signals | None = None  # the signal after which the processes went on for too long
+    gave_up_on: signal.Signals | None = None  # the signal after which the processes continued for too long
     told: signal.Signals | None = None
     _deadline = float('inf')
 
@@ -120,7 +120,7 @@ class PatientAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if time.monotonic() > self._deadline:
             self.gave_up_on = self.told
-            print(f'WARNING: the processes went on for too long after {self.told.name} and are killed; the training can go '
+            print(f'WARNING: the processes continued for too long after {self.told.name} and are killed; the training can go '
                   'on from the last checkpoint.', file=sys.stderr, flush=True)
             self._pcontext.close(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)

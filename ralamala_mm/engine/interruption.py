@@ -174,7 +174,7 @@ def _stopped(reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedErr
         return TrainingStoppedError(stop_sentence(reason, iteration), reason)
     return TrainingStoppedError(
         f'{_NAMES[reason]} stopped the training after iteration {iteration}, and no checkpoint of it could be written (see '
-        'above): make room, or see that the config has its checkpoint hook; --resume goes on from the newest checkpoint there is',
+        'above): make room, or see that the config has its checkpoint hook; --resume continues from the newest checkpoint',
         Stop.NOT_SAVED)
 
 
@@ -182,8 +182,9 @@ def stop_sentence(reason: Stop, iteration: int) -> str:
     """What the user is told at the end."""
     if reason == Stop.NOT_SAVED:
         return (f'no checkpoint could be written several times in a row (see above), so the training stopped after iteration '
-                f'{iteration}: make room, then go on with --resume')
+                f'{iteration}: make room, then continue with --resume')
     if reason == Stop.NOT_FINITE:
         return (f'the training stopped after iteration {iteration}, as losses or gradients stayed non-finite (see above): lower '
-                'the learning rate or clip gradients, and go on with --resume; non_finite=\'skip\' in the config never stops')
-    return f'{_NAMES[reason]} stopped the training after iteration {iteration}; the same command with --resume goes on from there'
+                'the learning rate or clip gradients, and continue with --resume; non_finite=\'skip\' in the config never stops')
+    return (f'{_NAMES[reason]} stopped the training after iteration {iteration}; the same command with --resume continues from '
+            'there')

@@ -19,7 +19,7 @@ _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 class Shielded:
     """A worker's start: SIGTERM and SIGUSR1 are left to the process that the worker works for.
 
-    Schedulers signal every process of a job. A training whose workers died of it could not go on to its checkpoint.
+    Schedulers signal every process of a job. A training whose workers died of it could not continue to its checkpoint.
 
     Args:
         start: what the worker does besides.

@@ -13,7 +13,7 @@ from .config import (
     check_output,
     drop_validation,
     prepare_config,
-    settle_pretrained,
+    resolve_pretrained,
     use_amp,
     use_auto_scale_lr,
     use_segmentation_output,
@@ -52,7 +52,7 @@ def prepare_training(args: argparse.Namespace) -> Training:
     report = prepare_data(config, ['train', 'val'], args.data, show=is_first)
     use_skipping(config, args.skip_bad_images, starts_list=is_first)
     use_recorders(config, args.log_to)
-    notes = [report, *resumed, settle_pretrained(config)]
+    notes = [report, *resumed, resolve_pretrained(config)]
     return Training(config, [str(note) for note in notes if note], claims)
 
 

@@ -1,4 +1,4 @@
-"""Data order and random numbers that follow from the iteration alone, and loops that go on from any iteration.
+"""Data order and random numbers that follow from the iteration alone, and loops that continue from any iteration.
 
 Every sample gets a seed from the run's seed and its position in the training, and so does every iteration's forward pass.
 What a sample looks like then depends neither on the data loader's workers nor on how samples are spread over ranks.
@@ -18,18 +18,18 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 _SAMPLE, _FORWARD = 0, 1  # what a seed is for
 
 
-class PlacedIndex(int):
+class SeededIndex(int):
     """The index of a sample in its data set, with the seed of its place in the training."""
 
     seed: int
 
-    def __new__(cls, index: int, seed: int) -> 'PlacedIndex':
+    def __new__(cls, index: int, seed: int) -> 'SeededIndex':
         placed = super().__new__(cls, index)
         placed.seed = seed
         return placed
 
     def __reduce__(self) -> tuple:
-        return PlacedIndex, (int(self), self.seed)
+        return SeededIndex, (int(self), self.seed)
 
 
 def _derived_seed(*numbers: int) -> int:
@@ -65,7 +65,7 @@ class SeededDataset(Dataset):
         self.__dict__['inner'] = DATASETS.build(dataset)
 
     def __getitem__(self, index: int):
-        if isinstance(index, PlacedIndex):
+        if isinstance(index, SeededIndex):
             _seed_cpu(index.seed)
         return self.inner[int(index)]
 
@@ -123,7 +123,7 @@ class ContinuingBatchSampler(Sampler):
     def __len__(self) -> int:
         return len(self.samples) // self.batch_size if self.drop_last else len(self.batches)
 
-    def __iter__(self) -> Iterator[list[PlacedIndex]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         rank, world_size = get_dist_info()
         seed = getattr(self.samples, 'seed', None) or 0
         begin, self._begin = self._begin, 0
@@ -133,7 +133,7 @@ class ContinuingBatchSampler(Sampler):
                 return
             if number >= begin:
                 place = (before + number) * self.batch_size
-                yield [PlacedIndex(index, _derived_seed(seed, _SAMPLE, (place + i) * world_size + rank))
+                yield [SeededIndex(index, _derived_seed(seed, _SAMPLE, (place + i) * world_size + rank))
                        if isinstance(index, int) else index  # MMDetection's video samplers give pairs
                        for i, index in enumerate(batch)]
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_backbone
-from ralamala_mm.checkpoints.whole import training_progress
+from ralamala_mm.checkpoints.integrity import training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
@@ -133,7 +133,7 @@ class DependableRunner(MMEngineRunner):
         self.stop_reason = max(self.stop_reason, reason)
 
     def save_interrupted(self, epoch: int, iteration: int) -> bool:
-        """Saves a checkpoint to go on from, after so many epochs and iterations; whether there is one of these then."""
+        """Saves a checkpoint to continue from, after so many epochs and iterations; whether there is one of these then."""
         hooks = [hook for hook in self.hooks if isinstance(hook, DependableCheckpointHook)]
         return any(hook.save_interrupted(self, epoch, iteration) for hook in hooks)
 

@@ -76,7 +76,7 @@ def _lock(file: TextIO) -> bool | None:
 
 @VISBACKENDS.register_module()
 class DependableLocalVisBackend(LocalVisBackend):
-    """MMEngine's `LocalVisBackend` that goes on when the disk does not take what it writes, and says so once."""
+    """MMEngine's `LocalVisBackend` that continues when the disk does not take what it writes, and says so once."""
 
     _has_failed = False
 

@@ -42,7 +42,7 @@ def compare_maps(expected: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> lis
 
 
 def compare_results(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[Difference]:
-    """Detections or classes of pixels, by the names of a `PictureModel`'s outputs."""
+    """Detections or classes of pixels, by the names of a `ImageModel`'s outputs."""
     if 'classes' in expected:
         if expected['classes'].shape != found['classes'].shape:
             return [Difference('classes of another shape', float('inf'), 0)]

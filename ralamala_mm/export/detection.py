@@ -1,10 +1,10 @@
-"""Detectors as one function from a picture to boxes, scores, labels and masks.
+"""Detectors as one function from an image to boxes, scores, labels and masks.
 
 MMDetection's own way from feature maps to results cannot be traced: it asks in Python how many boxes are left, cuts lists by
 such counts and writes into results by index. Here its heads are called as they are, and what lies between them is written
 anew with operators whose sizes stay open.
 
-Shapes: one picture; K anchors, proposals or detections, C classes.
+Shapes: one image; K anchors, proposals or detections, C classes.
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _extractors(model: nn.Module) -> list[nn.Module]:
 
 
 def decode(coder: object, boxes: Tensor, deltas: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Boxes `[K, 4]` moved and stretched by deltas `[K, 4]`, within the picture if the coder says so."""
+    """Boxes `[K, 4]` moved and stretched by deltas `[K, 4]`, within the image if the coder says so."""
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
     centre, size = (boxes[:, :2] + boxes[:, 2:]) * 0.5, boxes[:, 2:] - boxes[:, :2]
     shift, growth = size * deltas[:, :2], deltas[:, 2:]
@@ -130,7 +130,7 @@ def not_tiny(boxes: Tensor, settings: dict) -> Tensor:
 
 
 class DenseDetector(nn.Module):
-    """RetinaNet: picture `[1, 3, H, W]`, normalised and padded → boxes `[K, 4]`, scores `[K]`, labels `[K]`."""
+    """RetinaNet: image `[1, 3, H, W]`, normalized and padded → boxes `[K, 4]`, scores `[K]`, labels `[K]`."""
 
     outputs = ('boxes', 'scores', 'labels')
 
@@ -164,9 +164,9 @@ class DenseDetector(nn.Module):
 
 
 class TwoStageDetector(nn.Module):
-    """Faster, Mask and Cascade R-CNN: a normalised, padded picture → boxes, scores, labels and, with mask heads, masks.
+    """Faster, Mask and Cascade R-CNN: a normalized, padded image → boxes, scores, labels and, with mask heads, masks.
 
-    The second stage's pictures of masks are as large as the picture that comes in, without its padding: `[K, H, W]`, bool.
+    The second stage's images of masks are as large as the image that comes in, without its padding: `[K, H, W]`, bool.
     """
 
     def __init__(self, model: nn.Module):
@@ -270,7 +270,7 @@ def padded(image: Tensor, divisor: int, value: float) -> Tensor:
 
 
 def predict(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """What MMDetection itself finds in a picture `[1, 3, H, W]` that is its own size, with the names of `outputs` above."""
+    """What MMDetection itself finds in an image `[1, 3, H, W]` that is its own size, with the names of `outputs` above."""
     from mmdet.structures import DetDataSample
 
     shape = tuple(image.shape[2:])

@@ -76,7 +76,7 @@ def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def paste(masks: Tensor, boxes: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Masks `[K, h, w]` stretched over their boxes `[K, 4]` in a picture: `[K, height, width]`.
+    """Masks `[K, h, w]` stretched over their boxes `[K, 4]` in an image: `[K, height, width]`.
 
     The bilinear sampling of MMDetection, written as a product of its rows and its columns.
     """

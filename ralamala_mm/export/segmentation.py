@@ -1,4 +1,4 @@
-"""Segmentors as one function from pictures to a class and a score for every pixel."""
+"""Segmentors as one function from images to a class and a score for every pixel."""
 
 import copy
 
@@ -20,18 +20,18 @@ def check_segmentor(model: nn.Module) -> None:
     """
     check_type(model, ['EncoderDecoder'])
     if model.test_cfg.get('mode', 'whole') != 'whole':
-        raise UserError(f"test_cfg.mode '{model.test_cfg.mode}' cuts pictures in Python, which no graph holds: set it to "
+        raise UserError(f"test_cfg.mode '{model.test_cfg.mode}' cuts images in Python, which no graph holds: set it to "
                         "'whole', and the windows and their merging remain to be done outside")
     if model.decode_head.out_channels < 2:
         raise UserError('a segmentor with one output and a threshold is not written for ONNX here: use num_classes=2')
     test_cfg = getattr(model.data_preprocessor, 'test_cfg', None) or {}
     if test_cfg.get('size'):
-        raise UserError('data_preprocessor.test_cfg.size pads every picture to one size, which leaves nothing to be open: '
+        raise UserError('data_preprocessor.test_cfg.size pads every image to one size, which leaves nothing to be open: '
                         'take it out of the config, or pad outside')
 
 
 class Segmentor(nn.Module):
-    """Pictures `[B, 3, H, W]`, normalised and padded → class and score (its probability) of each pixel, `[B, height, width]`."""
+    """Images `[B, 3, H, W]`, normalized and padded → class and score (its probability) of each pixel, `[B, height, width]`."""
 
     outputs = ('classes', 'scores')
 
@@ -61,14 +61,14 @@ def with_open_sizes(model: nn.Module) -> nn.Module:
 
 
 def dummy_samples(count: int, shape: tuple[int, int]) -> list:
-    """What MMSegmentation is told of pictures that are their own size."""
+    """What MMSegmentation is told of images that are their own size."""
     from mmseg.structures import SegDataSample
 
     return [SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))) for _ in range(count)]
 
 
 def predict(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """What MMSegmentation itself makes of pictures `[B, 3, H, W]`, with the names of `Segmentor.outputs`."""
+    """What MMSegmentation itself makes of images `[B, 3, H, W]`, with the names of `Segmentor.outputs`."""
     shape = tuple(image.shape[2:])
     with torch.no_grad():
         samples = model.test_step(dict(inputs=list(image), data_samples=dummy_samples(len(image), shape)))

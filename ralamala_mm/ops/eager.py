@@ -52,9 +52,9 @@ def _rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     scale = q.shape[-1] ** -0.5
     # α/L is the softmax itself: it weighs the key in both sums, and 1/L needs no pass of its own.
     weights = (k @ (scale * q.mean(dim=-2)).unsqueeze(-1)).softmax(dim=-2)  # [B, N, L, 1]
-    normaliser = q @ (k.mT @ weights) + EPSILON  # [B, N, L, 1]
+    normalizer = q @ (k.mT @ weights) + EPSILON  # [B, N, L, 1]
     buffer = rotate(k, rotary).mT @ (weights * v)  # [B, N, D, D]
-    return rotate(q, rotary) @ buffer / normaliser
+    return rotate(q, rotary) @ buffer / normalizer
 
 
 @full_precision

@@ -47,9 +47,9 @@ def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     length, scale = q.shape[-2], q.shape[-1] ** -0.5
     alpha = length * (scale * q.mean(dim=-2, keepdim=True) @ k.mT).softmax(dim=-1)  # [B, N, 1, L]
     k = alpha.mT * k
-    normaliser = q @ k.mean(dim=-2, keepdim=True).mT + EPSILON  # [B, N, L, 1]
+    normalizer = q @ k.mean(dim=-2, keepdim=True).mT + EPSILON  # [B, N, L, 1]
     buffer = rotate(k, rotary).mT @ v / length  # [B, N, D, D]
-    return rotate(q, rotary) @ buffer / normaliser
+    return rotate(q, rotary) @ buffer / normalizer
 
 
 @full_precision

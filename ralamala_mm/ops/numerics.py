@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Keeps the normalisers of the linear attentions away from zero; the value of the released models.
+# Keeps the normalizers of the linear attentions away from zero; the value of the released models.
 EPSILON = 1e-6
 
 

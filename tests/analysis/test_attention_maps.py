@@ -103,7 +103,7 @@ def test_pixels_and_tokens():
 
 
 def test_weights_lie_on_the_cells_of_their_tokens(monkeypatch, tmp_path: Path):
-    """A cell of the sheet is as large as the stride, and what reaches beyond the picture is cut off."""
+    """A cell of the sheet is as large as the stride, and what reaches beyond the image is cut off."""
     from matplotlib.axes import Axes
 
     drawn = []
@@ -119,7 +119,7 @@ def test_weights_lie_on_the_cells_of_their_tokens(monkeypatch, tmp_path: Path):
 
 @pytest.fixture(scope='module')
 def command(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """The tool with a small MALA, weights of it, and a picture of 80×48 pixels."""
+    """The tool with a small MALA, weights of it, and an image of 80×48 pixels."""
     folder = tmp_path_factory.mktemp('attention')
     torch.save(build_model(load_config(CONFIG)).state_dict(), folder / 'a.pth')
     cv2.imwrite(str(folder / 'a.png'), np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8))
@@ -136,10 +136,10 @@ def test_command_line(call, command: list, tmp_path: Path):
     assert 'plain linear' in done.stdout
 
 
-def test_compiled_backbones_and_large_pictures(call, command: list, tmp_path: Path):
-    """The point in the file is the picture's own; a config may compile its backbone and leave pictures as they are."""
-    picture = np.random.default_rng(0).integers(0, 255, (100, 2000, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / 'large.png'), picture)
+def test_compiled_backbones_and_large_images(call, command: list, tmp_path: Path):
+    """The point in the file is the image's own; a config may compile its backbone and leave images as they are."""
+    image = np.random.default_rng(0).integers(0, 255, (100, 2000, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'large.png'), image)
     done = call(*command[:-1], tmp_path / 'large.png', '--point', 1999, 99, '--out', tmp_path / 'out', '--blocks', '2.1',
                 '--cfg-options', 'model.backbone.compile=True', 'model.data_preprocessor.mean=None',
                 'model.data_preprocessor.std=None')
@@ -167,7 +167,7 @@ def test_mistakes_are_told(call, command: list, options: list, code: int, told: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_that_cannot_be_read_is_named(call, command: list, tmp_path: Path):
+def test_an_image_that_cannot_be_read_is_named(call, command: list, tmp_path: Path):
     (tmp_path / 'bad.jpg').write_bytes(b'abc')
     done = call(*command[:-1], tmp_path / 'bad.jpg', '--point', 0, 0, '--out', tmp_path / 'out')
     assert done.returncode == 1

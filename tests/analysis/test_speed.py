@@ -1,4 +1,4 @@
-"""The benchmark: what it builds, exponents of known data, and the command line on small pictures."""
+"""The benchmark: what it builds, exponents of known data, and the command line on small images."""
 
 import json
 from collections.abc import Callable

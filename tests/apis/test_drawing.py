@@ -13,7 +13,7 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData, PixelData
 from PIL import ImageDraw
 
-from ralamala_mm.analysis.detections import DetectedPicture, Objects
+from ralamala_mm.analysis.detections import DetectedImage, Objects
 from ralamala_mm.analysis.report import examples
 from ralamala_mm.analysis.report.predicting import Predictions
 from ralamala_mm.apis import drawing
@@ -97,12 +97,12 @@ def by_show_dir(label: int) -> list[np.ndarray]:
 
 def by_report(label: int) -> list[np.ndarray]:
     objects = Objects([BOX], [label], [0.87], outlines=[encode(mask_of(BOX))])
-    picture = DetectedPicture('a.png', *GRAY.shape[:2], objects, objects)
+    image = DetectedImage('a.png', *GRAY.shape[:2], objects, objects)
     predictions = Predictions(Path('a.pth'), CLASSES, PALETTE, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examples, 'read_image', lambda path: GRAY)
         patch.setattr(examples, 'as_address', lambda image: image)
-        return [examples.draw_detection(picture, predictions, is_predicted) for is_predicted in (False, True)]
+        return [examples.draw_detection(image, predictions, is_predicted) for is_predicted in (False, True)]
 
 
 @pytest.mark.parametrize('tool', [by_infer, by_show_dir, by_report])

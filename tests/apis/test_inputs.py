@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ralamala_mm.apis.inputs import Film, Source, check_out_dir, drawn_suffix, find_sources, name_outputs
+from ralamala_mm.apis.inputs import Source, VideoReader, check_out_dir, drawn_suffix, find_sources, name_outputs
 from ralamala_mm.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_names_are_the_way_from_the_folder(photos: Path):
     assert names(photos / 'a') == ['deep/y.PNG', 'x.jpg']
     assert names(photos / 'a' / 'x.jpg') == ['x.jpg']
     assert [(source.kind, source.name) for source in find_sources([str(photos / 'b'), '3'])] == [
-        ('video', 'clip.MP4'), ('picture', 'x.jpg'), ('picture', 'x.png'), ('camera', 'camera3')]
+        ('video', 'clip.MP4'), ('image', 'x.jpg'), ('image', 'x.png'), ('camera', 'camera3')]
 
 
 def test_two_inputs_never_have_one_name(photos: Path):
@@ -39,7 +39,7 @@ def test_two_inputs_never_have_one_name(photos: Path):
 
 def test_two_results_never_have_one_name(photos: Path):
     sources = find_sources([str(photos / 'b')])
-    masks = name_outputs(sources, lambda source: '.png' if source.kind == 'picture' else '')
+    masks = name_outputs(sources, lambda source: '.png' if source.kind == 'image' else '')
     assert {source.name: str(name) for source, name in masks.items()} == {
         'clip.MP4': 'clip', 'x.jpg': 'x.jpg.png', 'x.png': 'x.png'}
     drawn = name_outputs(sources, drawn_suffix)
@@ -55,8 +55,8 @@ def test_two_results_never_have_one_name(photos: Path):
     (['x.jpg', 'X.PNG/y.jpg'], ['x.jpg.png', 'X.PNG/y.png'], ['x.jpg', 'X.PNG/y.jpg']),
 ])
 def test_results_that_would_lie_in_each_others_way(inputs: list[str], masks: list[str], drawn: list[str]):
-    sources = [Source('video' if name.endswith(('mp4', 'avi')) else 'picture', name, name) for name in inputs]
-    names = name_outputs(sources, lambda source: '.png' if source.kind == 'picture' else '')
+    sources = [Source('video' if name.endswith(('mp4', 'avi')) else 'image', name, name) for name in inputs]
+    names = name_outputs(sources, lambda source: '.png' if source.kind == 'image' else '')
     assert [str(names[source]) for source in sources] == masks
     names = name_outputs(sources, drawn_suffix)
     assert [str(names[source]) for source in sources] == drawn
@@ -76,7 +76,7 @@ def test_links_to_folders_are_followed_once(photos: Path):
 
 @pytest.mark.parametrize(('path', 'sentence'), [
     ('nowhere.jpg', 'nowhere.jpg does not exist'), ('a/xx.jpg', 'did you mean .*a/x.jpg'), ('*.gif', 'nothing matches'),
-    ('empty', 'no pictures or videos')])
+    ('empty', 'no images or videos')])
 def test_inputs_that_are_not_there(photos: Path, path: str, sentence: str):
     (photos / 'empty').mkdir()
     with pytest.raises(UserError, match=sentence):
@@ -102,12 +102,12 @@ def test_films_give_their_frames_or_say_why_not(tmp_path: Path):
     for i in range(7):
         writer.write(np.full((48, 64, 3), 30 * i, np.uint8))
     writer.release()
-    film = Film(find_sources([str(path)])[0])
+    film = VideoReader(find_sources([str(path)])[0])
     assert (film.count, film.frames_per_second) == (7, 10)
     brightness = [frame.mean() for frame in film]
     assert brightness == pytest.approx([30 * i for i in range(7)], abs=6)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=r'film.mp4 (cannot be opened|gives no frames)'):
-        list(Film(find_sources([str(path)])[0]))
+        list(VideoReader(find_sources([str(path)])[0]))
     with pytest.raises(UserError, match='camera 97 cannot be opened'):
-        Film(find_sources(['97'])[0])
+        VideoReader(find_sources(['97'])[0])

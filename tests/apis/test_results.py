@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ralamala_mm.apis.drawing import draw
-from ralamala_mm.apis.outputs import Tables, numbering_of, numbers_in_masks, write_coloured, write_mask, write_picture
+from ralamala_mm.apis.outputs import Tables, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
 from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
@@ -105,7 +105,7 @@ def test_masks_hold_the_labels_and_the_tables_their_pixels(tmp_path: Path):
     labels[:5] = 255
     sample = areas(labels)
     write_mask(tmp_path / 'masks' / 'a.png', sample, range(4))
-    write_coloured(tmp_path / 'coloured' / 'a.png', sample, PALETTE)
+    write_colored(tmp_path / 'coloured' / 'a.png', sample, PALETTE)
     assert (np.asarray(Image.open(tmp_path / 'masks' / 'a.png')) == labels).all()
     coloured = np.asarray(Image.open(tmp_path / 'coloured' / 'a.png'))
     assert (coloured[labels == 2] == PALETTE[2]).all()
@@ -172,18 +172,18 @@ def test_numbers_that_are_no_integers_are_kept(tmp_path: Path):
     assert [numbering.image_id(str(tmp_path / name)) for name in ('a.jpg', 'b.jpg')] == ['first', 1]
 
 
-def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path):
+def test_an_image_that_cannot_be_written_is_named(tmp_path: Path):
     with pytest.raises(UserError, match='File name too long'):
-        write_picture(tmp_path / f'{"a" * 300}.png', np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / f'{"a" * 300}.png', np.zeros((4, 4, 3), np.uint8))
     (tmp_path / 'folder').write_text('')
     with pytest.raises(UserError, match='cannot be written'):
-        write_picture(tmp_path / 'folder' / 'a.png', np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / 'folder' / 'a.png', np.zeros((4, 4, 3), np.uint8))
 
 
-@pytest.mark.parametrize('picture', [
+@pytest.mark.parametrize('image', [
     np.full((40, 50, 3), 300.7, np.float32), np.full((40, 50), 128, np.uint8), np.full((40, 50, 3), -4, np.int16)])
-def test_pictures_of_other_kinds_are_drawn_on(picture: np.ndarray):
-    drawn = draw(picture, areas(np.zeros((40, 50), np.uint8)), ['sky\nand\tsea'], PALETTE)
+def test_images_of_other_kinds_are_drawn_on(image: np.ndarray):
+    drawn = draw(image, areas(np.zeros((40, 50), np.uint8)), ['sky\nand\tsea'], PALETTE)
     assert (drawn.shape, drawn.dtype) == ((40, 50, 3), np.uint8)
 
 
@@ -213,9 +213,9 @@ def test_areas_are_drawn_at_any_size(size: tuple[int, int]):
         assert tuple(drawn[5, -5]) == (100, 100, 100)
 
 
-def test_pictures_that_cannot_be_written_are_named(tmp_path: Path):
+def test_images_that_cannot_be_written_are_named(tmp_path: Path):
     from ralamala_mm.errors import UserError
 
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot be written'):
-        write_picture(tmp_path / 'file' / 'a.png', np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / 'file' / 'a.png', np.zeros((4, 4, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: against sums and detections over the whole picture, by means that know nothing of tiles."""
+"""Large images in tiles: against sums and detections over the whole image, by means that know nothing of tiles."""
 
 import itertools
 from collections.abc import Sequence
@@ -125,21 +125,21 @@ def test_halves_of_an_object_that_is_whole_nowhere_are_joined():
     assert (decode(merged.masks[0]) == decode(union([strip(10, 150)]))).all()
 
 
-class ByColour:
-    """A detector that finds areas of one colour: it sees only what it is shown, and is never wrong about that."""
+class ByColor:
+    """A detector that finds areas of one color: it sees only what it is shown, and is never wrong about that."""
 
     def __init__(self):
         self.largest = 0
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list:
+    def __call__(self, images: Sequence[np.ndarray]) -> list:
         from mmdet.structures import DetDataSample
 
         samples = []
-        for picture in pictures:
-            self.largest = max(self.largest, picture.shape[0] * picture.shape[1])
+        for image in images:
+            self.largest = max(self.largest, image.shape[0] * image.shape[1])
             boxes, labels, masks = [], [], []
             for label in range(3):
-                count, areas, statistics, _ = cv2.connectedComponentsWithStats((picture[..., label] > 127).astype(np.uint8))
+                count, areas, statistics, _ = cv2.connectedComponentsWithStats((image[..., label] > 127).astype(np.uint8))
                 for i in range(1, count):
                     x, y, w, h, _ = statistics[i]
                     boxes.append([x, y, x + w, y + h])
@@ -147,15 +147,15 @@ class ByColour:
                     masks.append(areas == i)
             found = InstanceData(bboxes=torch.tensor(boxes).float().reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long),
                                  scores=torch.full((len(boxes),), 0.9),
-                                 masks=torch.tensor(np.array(masks).reshape(-1, *picture.shape[:2])))
-            samples.append(DetDataSample(pred_instances=found, metainfo=dict(ori_shape=picture.shape[:2])))
+                                 masks=torch.tensor(np.array(masks).reshape(-1, *image.shape[:2])))
+            samples.append(DetDataSample(pred_instances=found, metainfo=dict(ori_shape=image.shape[:2])))
         return samples
 
 
 def scattered(height: int, width: int, largest: int, seed: int) -> np.ndarray:
     """Ellipses and rectangles that do not touch, at seams and elsewhere, one of them larger than a tile."""
     generator = np.random.default_rng(seed)
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     taken = np.zeros((height, width), np.uint8)
     sizes = [(200, 150), *(generator.integers(6, largest, 2) for _ in range(150))]
     for w, h in sizes:
@@ -163,13 +163,13 @@ def scattered(height: int, width: int, largest: int, seed: int) -> np.ndarray:
         if taken[y - 4:y + h + 4, x - 4:x + w + 4].any():
             continue
         taken[y:y + h, x:x + w] = 1
-        colour = [0, 0, 0]
-        colour[generator.integers(3)] = 255
+        color = [0, 0, 0]
+        color[generator.integers(3)] = 255
         if generator.random() < 0.5:
-            cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, -1)
+            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, -1)
         else:
-            cv2.ellipse(picture, (x + w // 2, y + h // 2), (w // 2 - 1, h // 2 - 1), 0, 0, 360, colour, -1)
-    return picture
+            cv2.ellipse(image, (x + w // 2, y + h // 2), (w // 2 - 1, h // 2 - 1), 0, 0, 360, color, -1)
+    return image
 
 
 def by_box(instances: InstanceData) -> list[tuple]:
@@ -180,11 +180,11 @@ def by_box(instances: InstanceData) -> list[tuple]:
 @pytest.mark.parametrize('batch_size', [1, 4])
 @pytest.mark.parametrize('seed', range(4))
 def test_objects_at_the_seams_are_found_exactly_once(seed: int, batch_size: int):
-    picture = scattered(400, 620, largest=38, seed=seed)
-    expected = ByColour()([picture])[0].pred_instances
+    image = scattered(400, 620, largest=38, seed=seed)
+    expected = ByColor()([image])[0].pred_instances
     assert len(expected.scores) > 30
-    detector = ByColour()
-    found = detect_in_tiles(detector, picture, tile=128, overlap=40, batch_size=batch_size).pred_instances
+    detector = ByColor()
+    found = detect_in_tiles(detector, image, tile=128, overlap=40, batch_size=batch_size).pred_instances
     assert detector.largest <= 128 * 128
     large = (expected.bboxes[:, 2:] - expected.bboxes[:, :2]).amax(1) > 40
     assert large.sum() == 1
@@ -199,16 +199,16 @@ def test_objects_at_the_seams_are_found_exactly_once(seed: int, batch_size: int)
             assert (masks[box] == mask.numpy()).all()
 
 
-def test_a_picture_of_one_tile_is_predicted_as_without():
-    picture = scattered(300, 300, largest=38, seed=0)
-    expected = ByColour()([picture])[0].pred_instances
-    found = detect_in_tiles(ByColour(), picture, tile=300, overlap=40, batch_size=1).pred_instances
+def test_an_image_of_one_tile_is_predicted_as_without():
+    image = scattered(300, 300, largest=38, seed=0)
+    expected = ByColor()([image])[0].pred_instances
+    found = detect_in_tiles(ByColor(), image, tile=300, overlap=40, batch_size=1).pred_instances
     assert torch.equal(found.bboxes, expected.bboxes)
     assert torch.equal(found.scores, expected.scores)
     assert all((decode(mask) == other.numpy()).all() for mask, other in zip(found.masks, expected.masks, strict=True))
 
 
-def test_an_empty_picture_has_no_objects():
-    found = detect_in_tiles(ByColour(), np.zeros((200, 300, 3), np.uint8), tile=128, overlap=32, batch_size=2).pred_instances
+def test_an_empty_image_has_no_objects():
+    found = detect_in_tiles(ByColor(), np.zeros((200, 300, 3), np.uint8), tile=128, overlap=32, batch_size=2).pred_instances
     assert len(found) == 0
     assert found.masks == []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ralamala_mm import MALA, RAVLT
 from ralamala_mm.checkpoints import load_backbone_checkpoint, recorded_backbone
-from ralamala_mm.engine import load_config, settle_pretrained
+from ralamala_mm.engine import load_config, resolve_pretrained
 from ralamala_mm.errors import OptionError, UserError
 from ralamala_mm.families import FAMILIES, family_of
 from ralamala_mm.ops import ATTENTIONS
@@ -57,7 +57,7 @@ def test_a_third_family(folder: Path, shapes_root: Path, call: Callable):
     assert 'PlainLinear' in content['meta']['cfg']
 
     counted = tool('tools/analysis_tools/get_flops.py', config, '--shape', '64', '64')
-    # Stages of 16², 8² and 4² tokens: k·v buffers and their use, and the normaliser; then softmax on 2² tokens.
+    # Stages of 16², 8² and 4² tokens: k·v buffers and their use, and the normalizer; then softmax on 2² tokens.
     stages = ((2, 256, 64), (2, 64, 128), (6, 16, 256))
     linear = sum(depth * tokens * channels * (2 * 64 + 1) for depth, tokens, channels in stages)
     assert f'{linear / 1e9:.1f} G' in re.search('linear attentions +(.*)', counted)[1]
@@ -67,7 +67,7 @@ def test_a_third_family(folder: Path, shapes_root: Path, call: Callable):
     numbers = json.loads((folder / 'maps' / 'attention.json').read_text())
     own = [block['scores']['plain_linear'] for block in numbers['attention']]
     assert [block['block'] for block in numbers['attention']] == ['stage 1, block 2', 'stage 2, block 2', 'stage 3, block 6']
-    assert all(abs(scores['sum'] - 1) < 1e-4 for scores in own)  # as its weights are normalised
+    assert all(abs(scores['sum'] - 1) < 1e-4 for scores in own)  # as its weights are normalized
     assert all(own[i] == pytest.approx(block['scores']['linear'], rel=1e-3) for i, block in enumerate(numbers['attention']))
 
     benchmark = 'tools/analysis_tools/benchmark.py'
@@ -136,7 +136,7 @@ def test_weights_of_other_stages_are_refused(tmp_path: Path, monkeypatch: pytest
     config = load_config('configs/maskrcnn_ravlt_t.py')
     config.model.backbone.linear_stages = [0, 1, 2, 3]
     with pytest.raises(UserError, match=r'RAVLT_T\.pth are of linear attention in stages 1, 2, not 1, 2, 3, 4: --cfg-options'):
-        settle_pretrained(config)
+        resolve_pretrained(config)
 
 
 @pytest.mark.parametrize(('text', 'stages'), [

@@ -31,8 +31,8 @@ from ralamala_mm.checkpoints import (
     recorded_classes,
 )
 from ralamala_mm.checkpoints.convert import inspect_checkpoint, write_clean
+from ralamala_mm.checkpoints.integrity import newest_complete
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
-from ralamala_mm.checkpoints.whole import newest_whole
 from ralamala_mm.errors import UserError
 
 EXAMPLES = int(os.environ.get('RALAMALA_FUZZ_EXAMPLES', '60'))
@@ -122,7 +122,7 @@ def _everything(path: str, backbone: RAVLT) -> bool:
     recorded_classes(content)
     uses: list[Callable] = [
         lambda: load_weights(backbone, find_weights(content, path), path),
-        lambda: load_backbone_checkpoint(backbone, path, prefix='module'), lambda: newest_whole(Path(path).parent),
+        lambda: load_backbone_checkpoint(backbone, path, prefix='module'), lambda: newest_complete(Path(path).parent),
         lambda: write_clean(found := inspect_checkpoint(path), found.weights, path, Path(f'{path}.clean'))]
     for use in uses:
         str(attempt(use))
@@ -230,7 +230,7 @@ shared = st.tuples(st.sampled_from([2, 5, 20, 60]), st.sampled_from([2, 3, 100])
 @fuzz
 @given(st.data())
 def test_other_content(tmp_path_factory: pytest.TempPathFactory, files: list, backbone: RAVLT, data: st.DataObject):
-    """Anything in the place of a part of a whole checkpoint, or of all of it."""
+    """Anything in the place of a part of a complete checkpoint, or of all of it."""
     content = whole(backbone.state_dict())
     for _ in range(data.draw(st.integers(1, 3))):
         places = paths_in(content)
@@ -278,7 +278,7 @@ REPEATED = st.builds(lambda start, again, times, end: start + again * times + en
     [2, 60, 2000, 20_000], [b't', b'e', b'u', b'\x90', b'', b'\x91', b'l', b'd'])))
 COLLIDING = st.integers(10, 5000).map(lambda count: b'}(' + b''.join(
     b'\x8a\x0c' + (i * (2**61 - 1)).to_bytes(12, 'little') + b'N' for i in range(count)) + b'u')
-# One of them inside of something that looks at what it is given.
+# One of them inside of something that inspects what it is given.
 FILLED = st.builds(lambda target, inner, end: target + inner + end, st.sampled_from([
     b'ccollections\nCounter\n}\x85R(K\x01', b'}(K\x01', b'}(', b'](', b'\x8f(', b'(',
     b'cargparse\nNamespace\n)\x81}(' + text('a'), b'ccollections\nOrderedDict\n)R}(' + text('_metadata')]),

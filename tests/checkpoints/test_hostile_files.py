@@ -15,7 +15,7 @@ import torch
 from limits import limited
 
 from ralamala_mm.checkpoints import read_checkpoint
-from ralamala_mm.checkpoints.whole import newest_whole
+from ralamala_mm.checkpoints.integrity import newest_complete
 from ralamala_mm.errors import UserError
 
 FOREVER = 60  # how deep tuples of twice the same thing are nested: walked over, more than anybody waits for
@@ -127,4 +127,4 @@ def test_times_that_are_none(time: bytes, tmp_path: Path):
         archive.writestr('a/data.pkl', b'\x80\x02}(X\x04\x00\x00\x00meta' + meta + b'X\x09\x00\x00\x00optimizer}'
                          b'X\x0b\x00\x00\x00message_hub}u.')
     with limited(30, 2**28):
-        assert newest_whole(tmp_path)[0] == tmp_path / 'good.pth'
+        assert newest_complete(tmp_path)[0] == tmp_path / 'good.pth'

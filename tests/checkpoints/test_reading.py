@@ -17,8 +17,8 @@ from limits import limited
 from mmengine.logging import HistoryBuffer
 
 from ralamala_mm.checkpoints import find_weights, read_checkpoint, trust_checkpoints
+from ralamala_mm.checkpoints.integrity import damage, newest_complete
 from ralamala_mm.checkpoints.reading import RefusedFileError, UnreadableFileError
-from ralamala_mm.checkpoints.whole import damage, newest_whole
 from ralamala_mm.errors import UserError
 
 PROTOCOLS = (2, 3, 4, 5)
@@ -184,9 +184,9 @@ def test_a_disk_that_fails_is_not_damage(good: int, legacy: bool, tmp_path: Path
                      state_dict={'a': torch.ones(500)})
         torch.save(state, tmp_path / f'iter_{iteration}.pth', _use_new_zipfile_serialization=not legacy)
     newest = tmp_path / 'iter_2.pth'
-    assert newest_whole(tmp_path) == (newest, [])
+    assert newest_complete(tmp_path) == (newest, [])
     fail(newest, good % newest.stat().st_size, monkeypatch)
-    for read in (lambda: read_checkpoint(str(newest)), lambda: newest_whole(tmp_path)):
+    for read in (lambda: read_checkpoint(str(newest)), lambda: newest_complete(tmp_path)):
         with pytest.raises(UnreadableFileError, match=r'iter_2.pth cannot be read \(Input/output error\)'):
             read()
     if good == 0 or not legacy:
@@ -217,13 +217,13 @@ class Touches:
 
 
 def test_what_nobody_named_is_not_trusted(tmp_path: Path):
-    """Looking for the checkpoint to go on from runs no code, with --trust-checkpoint neither."""
+    """Looking for the checkpoint to continue from runs no code, with --trust-checkpoint neither."""
     executed = tmp_path / 'executed'
     state = dict(meta=dict(epoch=1, iter=3, extra=Touches(executed)), optimizer={}, message_hub={}, state_dict={})
     torch.save(state, tmp_path / 'a.pth')
     trust_checkpoints(True)
     try:
-        path, (note,) = newest_whole(tmp_path)
+        path, (note,) = newest_complete(tmp_path)
         assert path is None
         assert 'only a file that is named is ever trusted' in note
         assert '--trust-checkpoint' in note

@@ -33,7 +33,7 @@ strategy = dict(type='FSDPStrategy', state_dict_cfg='full', model_wrapper=dict(a
 
 
 class Job:
-    """A training by dist_train.sh on the built-in pictures."""
+    """A training by dist_train.sh on the built-in images."""
 
     def __init__(self, folder: Path, name: str, processes: int, config: Path = CONFIG):
         self.work_dir = folder / name
@@ -72,7 +72,7 @@ class Job:
 
 
 def stop(folder: Path, processes: int) -> str:
-    """All processes agree on the iteration to stop after, beside NCCL's traffic, and go on from there."""
+    """All processes agree on the iteration to stop after, beside NCCL's traffic, and continue from there."""
     seen = []
     for number, expected in [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)]:
         job = Job(folder, number.name, processes)
@@ -83,13 +83,13 @@ def stop(folder: Path, processes: int) -> str:
         job.run('--resume', epochs=meta['epoch'] + 2)
         after = job.checkpoint()['meta']['iter']
         if after <= meta['iter']:
-            raise AssertionError(f'the training did not go on after iteration {meta["iter"]}: {job.output[-3000:]}')
-        seen.append(f'{number.name} saved iteration {meta["iter"]}, exit code {code}, went on to {after}')
+            raise AssertionError(f'the training did not continue after iteration {meta["iter"]}: {job.output[-3000:]}')
+        seen.append(f'{number.name} saved iteration {meta["iter"]}, exit code {code}, continued to {after}')
     return '; '.join(seen)
 
 
 def scaler(folder: Path, processes: int) -> str:
-    """The loss scale of fp16 goes on where it was, and so do the weights, as far as two undisturbed trainings agree."""
+    """The loss scale of fp16 continues where it was, and so do the weights, as far as two undisturbed trainings agree."""
     jobs = dict(first=Job(folder, 'first', processes), second=Job(folder, 'second', processes),
                 resumed=Job(folder, 'resumed', processes))
     for name in ('first', 'second'):
@@ -111,7 +111,7 @@ def scaler(folder: Path, processes: int) -> str:
 
 
 def sharded(folder: Path, processes: int) -> str:
-    """MMEngine's FSDP trains and writes a whole checkpoint."""
+    """MMEngine's FSDP trains and writes a complete checkpoint."""
     config = folder / 'sharded.py'
     config.write_text(SHARDED.format(base=str(CONFIG)))
     job = Job(folder, 'sharded', processes, config)

@@ -167,7 +167,7 @@ def test_two_nodes(scheduler: object, workplace: Path, environment: dict[str, st
 
 @pytest.mark.slow
 def test_an_evicted_pod(workplace: Path, environment: dict[str, str]):
-    """Kubernetes tells one pod to end; both save together, and go on when they are started again."""
+    """Kubernetes tells one pod to end; both save together, and continue when they are started again."""
     more = 200
     (workplace / CONFIG).write_text(TRAINING.replace(f'max_iters={ITERATIONS}', f'max_iters={more}'))
     processes = start(train_job, workplace, environment)

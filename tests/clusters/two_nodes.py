@@ -21,7 +21,7 @@ from namespaces import ADDRESSES, TwoNodes, why_not
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DEMO = ROOT / 'configs' / 'demo'
-# One step on all 8 pictures at once, whoever has which: then the learning rate of 1 leaves the gradient as the difference of
+# One step on all 8 images at once, whoever has which: then the learning rate of 1 leaves the gradient as the difference of
 # the weights. Class weights would make the loss an average over each process's own pixels.
 TRAINING = """
 _base_ = '{demo}/semanticfpn_ravlt_t_shapes.py'
@@ -80,12 +80,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def whole_batch(config: Path, before: dict, dtype: torch.dtype) -> tuple[dict, dict]:
-    """Gradients and running statistics of one training step on all pictures in this process.
+    """Gradients and running statistics of one training step on all images in this process.
 
     Args:
         config: its training data set and model.
         before: the model's state dict.
-        dtype: of parameters and pictures.
+        dtype: of parameters and images.
     """
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import DATASETS, DefaultScope
@@ -113,7 +113,7 @@ def distance(values: dict, reference: dict) -> float:
 
 
 def show_gradients(folder: Path, data: Path) -> None:
-    """The gradients of 4 × 2 pictures are those of 8 in one process, batch norm included."""
+    """The gradients of 4 × 2 images are those of 8 in one process, batch norm included."""
     before = make_checkpoint(folder, DEMO / 'semanticfpn_ravlt_t_shapes.py')
     config = write_config(folder, data, 'step', images=2, lr=1.0, iterations=1, begin=before)
     output = together(folder, 'dist_train.sh', config, 2, '--work-dir', folder / 'step', '--no-validate')
@@ -137,7 +137,7 @@ def numbers(output: str, pattern: str) -> list[str]:
 
 
 def show_evaluation(folder: Path, data: Path, tasks: tuple[str, ...]) -> None:
-    """The numbers of 4 processes are those of one, on 7 pictures and on 3."""
+    """The numbers of 4 processes are those of one, on 7 images and on 3."""
     from mmengine.fileio import load
 
     for task in tasks:
@@ -169,7 +169,7 @@ def make_checkpoint(folder: Path, config: Path) -> Path:
 
 
 def check_predictions(one: list[dict], four: list[dict]) -> None:
-    """Each picture once, with the same boxes to the last bit."""
+    """Each image once, with the same boxes to the last bit."""
     assert one
     assert [sample['img_id'] for sample in one] == [sample['img_id'] for sample in four]
     boxes = 0
@@ -188,7 +188,7 @@ def wait_for(file: Path, log: Path, seconds: float = 180) -> None:
 
 
 def show_rejoin(folder: Path, data: Path, iterations: int) -> None:
-    """A node is killed, comes back, and the training goes on from its checkpoint to its end on both."""
+    """A node is killed, comes back, and the training continues from its checkpoint to its end on both."""
     config = write_config(folder, data, 'rejoin', images=2, lr=0.01, iterations=iterations)
     work_dir = folder / 'rejoin'
     logs = [folder / f'rejoin{node}.log' for node in range(2)]
@@ -211,7 +211,7 @@ def show_rejoin(folder: Path, data: Path, iterations: int) -> None:
     assert int(resumed[-1][1]) >= 2  # which was saved before the node was killed
     assert sorted(set(done)) == list(range(1, iterations + 1))
     assert (work_dir / f'iter_{iterations}.pth').exists()
-    print(f'rejoin: {killed} processes of one node were killed; went on from {Path(resumed[-1][0]).name}, iterations {done}')
+    print(f'rejoin: {killed} processes of one node were killed; continued from {Path(resumed[-1][0]).name}, iterations {done}')
 
 
 def main(parts: list[str], short: bool) -> None:

@@ -38,7 +38,7 @@ def build(config: Config) -> torch.nn.Module:
 
 
 def detection_batch(size: int = 64) -> dict:
-    """One random picture with one instance, as the data loader would hand it over."""
+    """One random image with one instance, as the data loader would hand it over."""
     sample = DetDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), scale_factor=(1.0, 1.0),
                                          batch_input_shape=(size, size), img_id=0))
     mask = np.zeros((1, size, size), np.uint8)
@@ -50,7 +50,7 @@ def detection_batch(size: int = 64) -> dict:
 
 
 def segmentation_batch(num_classes: int, size: int = 64) -> dict:
-    """Two pictures, as UPerNet's batch norms after pooling to 1×1 ask for more than one."""
+    """Two images, as UPerNet's batch norms after pooling to 1×1 ask for more than one."""
     samples = []
     for _ in range(2):
         sample = SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size)))

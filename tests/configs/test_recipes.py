@@ -103,7 +103,7 @@ def test_learning_rates_over_time(name: str, load: Callable[[str], Config]):
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_lengths_batches_and_pictures(name: str, load: Callable[[str], Config]):
+def test_lengths_batches_and_images(name: str, load: Callable[[str], Config]):
     config = load(name)
     assert config.auto_scale_lr.base_batch_size == 16
     assert config.train_dataloader.batch_size == 2
@@ -121,7 +121,7 @@ def test_lengths_batches_and_pictures(name: str, load: Callable[[str], Config]):
         assert config.tta_model.type == 'SegTTAModel'
 
 
-def test_ade20k_pictures(load: Callable[[str], Config]):
+def test_ade20k_images(load: Callable[[str], Config]):
     for name in ('semanticfpn_ravlt_s', 'upernet_mala_b'):
         config = load(name)
         train = {transform.type: transform for transform in config.train_dataloader.dataset.pipeline}
@@ -134,7 +134,7 @@ def test_ade20k_pictures(load: Callable[[str], Config]):
         assert (test['Resize'].scale, test['Resize'].keep_ratio) == ((2048, 512), True)
 
 
-def test_multiscale_pictures(load: Callable[[str], Config]):
+def test_multiscale_images(load: Callable[[str], Config]):
     for name in ('maskrcnn_ravlt_s_3x', 'cascade_maskrcnn_mala_b_3x'):
         choice = next(t for t in load(name).train_dataloader.dataset.pipeline if t.type == 'RandomChoice')
         (plain,), (first, crop, second) = choice.transforms

@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as one sees them; those that cannot be used are told, or skipped and listed."""
+"""Images of every kind are read as one sees them; those that cannot be used are told, or skipped and listed."""
 
 import io
 import multiprocessing
@@ -60,7 +60,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(('name', 'values', 'options', 'expected', 'tolerance'), KINDS, ids=[kind[0] for kind in KINDS])
-def test_kinds_of_pictures(name: str, values: object, options: dict, expected: np.ndarray, tolerance: int, tmp_path: Path):
+def test_kinds_of_images(name: str, values: object, options: dict, expected: np.ndarray, tolerance: int, tmp_path: Path):
     image = read(save(tmp_path / name, values, **options))
     assert image.dtype == np.uint8
     assert np.abs(image.astype(int) - expected).max() <= tolerance
@@ -95,14 +95,14 @@ SUFFIXES = ['.jpg', '.png', '.webp', '.tif', *(['.avif'] if features.check('avif
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
 @pytest.mark.parametrize('how', range(1, 9))
-def test_turned_pictures(how: int, suffix: str, tmp_path: Path):
-    """All eight ways of holding a camera; Pillow says how the picture looks. Annotated as stored, it is read as stored."""
+def test_turned_images(how: int, suffix: str, tmp_path: Path):
+    """All eight ways of holding a camera; Pillow says how the image looks. Annotated as stored, it is read as stored."""
     exif = Image.Exif()
     exif[0x0112] = how
     options = {'.webp': dict(lossless=True), '.jpg': dict(quality=98, subsampling=0), '.avif': dict(quality=100)}.get(suffix, {})
     path = save(tmp_path / f'a{suffix}', RGB, exif=exif, **options)
-    with Image.open(path) as picture:
-        expected = np.asarray(ImageOps.exif_transpose(picture).convert('RGB')).astype(int)
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert('RGB')).astype(int)
     height, width = expected.shape[:2]
     for annotated in ({}, dict(height=height, width=width)):
         image = read(path, **annotated)
@@ -122,8 +122,8 @@ def test_the_annotated_size_decides_whatever_the_flag(how: int, flag: str, backe
     exif = Image.Exif()
     exif[0x0112] = how
     path = save(tmp_path / 'a.png', RGB, exif=exif)
-    with Image.open(path) as picture:
-        upright = np.asarray(ImageOps.exif_transpose(picture).convert('RGB'))
+    with Image.open(path) as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened).convert('RGB'))
     reader = LoadCheckedImage(color_type=flag, imdecode_backend=backend)
     for expected in (upright, RGB):
         height, width = expected.shape[:2]
@@ -145,7 +145,7 @@ def test_values_whose_range_nothing_says(values: np.ndarray, tmp_path: Path):
         read(path)
 
 
-def test_large_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """More pixels than Pillow reads are no obstacle for PNG and JPEG; beyond that there is a sentence."""
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 500)  # twice that is refused, and these have 2240
     assert read(save(tmp_path / 'a.png', RGB)).shape == RGB.shape
@@ -170,7 +170,7 @@ def test_names_from_other_systems(tmp_path: Path):
 
 
 def test_two_names_of_one_file(tmp_path: Path):
-    r"""`cam1\1.png` and `cam2\1.png` are two pictures; a `1.png` without folders is only one of them, if any."""
+    r"""`cam1\1.png` and `cam2\1.png` are two images; a `1.png` without folders is only one of them, if any."""
     save(tmp_path / '1.png', RGB)
     (tmp_path / 'train').mkdir()
     save(tmp_path / 'train/1.png', RGB)
@@ -302,7 +302,7 @@ def test_a_mask_is_compared_with_the_image_as_it_was_read(tmp_path: Path):
 
 @pytest.mark.parametrize('filters', [True, False])
 def test_images_without_instances_train(filters: bool, shapes_root: Path, tmp_path: Path, config: Callable):
-    """Half of the pictures are empty: left out, or learnt from as background; the loss is finite and has a gradient."""
+    """Half of the images are empty: left out, or learnt from as background; the loss is finite and has a gradient."""
     import json
 
     import torch
@@ -321,7 +321,7 @@ def test_images_without_instances_train(filters: bool, shapes_root: Path, tmp_pa
     with DATASETS.switch_scope_and_registry('mmdet') as registry:
         dataset = registry.build(own.train_dataloader.dataset)
     assert len(dataset) == (6 if filters else 12)
-    samples = [dataset[0]] if filters else [dataset[0], dataset[2]]  # the second batch has nothing but empty pictures
+    samples = [dataset[0]] if filters else [dataset[0], dataset[2]]  # the second batch has nothing but empty images
     counts = [len(sample['data_samples'].gt_instances) for sample in samples]
     assert all(counts) if filters else not any(counts)
     batch = model.data_preprocessor(dict(inputs=[sample['inputs'] for sample in samples],
@@ -399,7 +399,7 @@ def test_run_lengths_are_counted_as_pycocotools_does():
             assert 'pixels, and its image has' in segmentation_problem(dict(shorter, size=[height, width]), height, width)
 
 
-def test_a_gif_is_read_as_its_first_picture(tmp_path: Path):
+def test_a_gif_is_read_as_its_first_image(tmp_path: Path):
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, 'GIF', save_all=True, append_images=[Image.fromarray(255 - GREY)])
     (tmp_path / 'a.gif').write_bytes(stream.getvalue())

@@ -42,7 +42,7 @@ def test_a_cut_photo_with_a_whole_thumbnail():
         check_image(content[:len(content) - 200], 'photo')
 
 
-@pytest.mark.parametrize(('content', 'message'), [(b'', 'image a is empty'), (b'no picture', 'a is not an image')])
+@pytest.mark.parametrize(('content', 'message'), [(b'', 'image a is empty'), (b'no image', 'a is not an image')])
 def test_no_image(content: bytes, message: str):
     with pytest.raises(UserError, match=message):
         check_image(content, 'a')

@@ -48,8 +48,8 @@ def test_the_same_seed_gives_the_same_files(shapes_root: Path, tmp_path: Path):
 
 
 def test_splits_share_no_scene():
-    pictures = {make_scene((0, split, i), 64).image.tobytes() for split in (0, 1) for i in range(20)}
-    assert len(pictures) == 40
+    images = {make_scene((0, split, i), 64).image.tobytes() for split in (0, 1) for i in range(20)}
+    assert len(images) == 40
 
 
 def test_an_interrupted_run_is_made_again(tmp_path: Path):

@@ -30,7 +30,7 @@ from ralamala_mm import MALA, RAVLT
 from ralamala_mm.backbones import layers
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.engine.bfloat16 import BFloat16OptimWrapper
-from ralamala_mm.engine.distributed import _Normalise
+from ralamala_mm.engine.distributed import _Normalize
 from ralamala_mm.engine.non_finite import NonFiniteHook
 from ralamala_mm.families import VARIANTS
 
@@ -150,7 +150,7 @@ def check_detector(config: str, precision: str) -> None:
                 score, delta = (x.permute(0, 2, 3, 1).reshape(2 * len(prior), -1) for x in (score, delta))
                 boxes = dense.bbox_coder.decode(prior.repeat(2, 1), delta, max_shape=(128, 160))
                 results += [boxes, dense.loss_cls(score, fake(*score.shape), avg_factor=7),
-                            dense.loss_bbox(delta, fake(*delta.shape), avg_factor=7)]  # a weight is looked at
+                            dense.loss_bbox(delta, fake(*delta.shape), avg_factor=7)]  # a weight is inspected
             for box_head, mask_head in roi_heads(model):
                 results += box_head(fake(6, box_head.in_channels, *box_head.roi_feat_size))
                 masks = mask_head(fake(6, mask_head.in_channels, 14, 14))
@@ -197,7 +197,7 @@ def check_non_finite_hook() -> None:
                 look()
             except DataDependentOutputException:
                 continue
-            raise AssertionError(f'{look} has not looked at the values')
+            raise AssertionError(f'{look} has not inspected the values')
 
 
 def check_gathered_batch_norm() -> None:
@@ -207,9 +207,9 @@ def check_gathered_batch_norm() -> None:
     torch.distributed.init_process_group('fake', rank=0, world_size=2, store=FakeStore())
     with pretending():
         x = fake(2, 8, 5, 7).requires_grad_()
-        normalised, *statistics = _Normalise.apply(x, 1e-5, None)
-        normalised.sum().backward()
-        assert {tensor.device for tensor in (normalised, x.grad, *statistics)} == {CUDA}
+        normalized, *statistics = _Normalize.apply(x, 1e-5, None)
+        normalized.sum().backward()
+        assert {tensor.device for tensor in (normalized, x.grad, *statistics)} == {CUDA}
 
 
 @contextmanager

@@ -51,15 +51,15 @@ def make_weights(folder: Path) -> None:
         torch.save(model.backbone.state_dict() if name == BACKBONE_ALONE else whole, path)
 
 
-def make_pictures(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     """What inference is shown on."""
-    picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
     (folder / 'photos').mkdir()
     for name in ('a.jpg', 'b.jpg', 'photo.jpg', 'photos/one.jpg', 'huge.png', 'aerial.tif'):
-        cv2.imwrite(str(folder / name), picture)
+        cv2.imwrite(str(folder / name), image)
     film = cv2.VideoWriter(str(folder / 'film.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 10, (64, 48))
     for _ in range(3):
-        film.write(picture[:48, :64])
+        film.write(image[:48, :64])
     film.release()
 
 
@@ -77,5 +77,5 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(folder / 'data' / 'shapes')
     make_configs(folder)
     make_weights(folder)
-    make_pictures(folder)
+    make_images(folder)
     return folder

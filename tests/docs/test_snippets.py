@@ -41,7 +41,7 @@ def test_configs(name: str, text: str, workplace: Path, monkeypatch: pytest.Monk
 
     path = workplace / 'my_configs' / f'{re.sub(r"[^a-z0-9]", "_", name)}.py'
     path.parent.mkdir(exist_ok=True)
-    # A page's parts go on from the config before them, in which they change something.
+    # A page's parts continue from the config before them, in which they change something.
     path.write_text(text if '_base_' in text else f"_base_ = '{ROOT}/configs/maskrcnn_ravlt_t.py'\n{text}")
     config = load_config(str(path))
     if 'model' in text:

@@ -20,7 +20,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements'
 
 
 def as_made(content: dict) -> None:
-    """Crowds, ties, pictures without objects or predictions, a class without objects, every size."""
+    """Crowds, ties, images without objects or predictions, a class without objects, every size."""
 
 
 def crowds_only(content: dict) -> None:
@@ -47,7 +47,7 @@ def ignored_objects(content: dict) -> None:
 
 
 def an_annotation_numbered_0(content: dict) -> None:
-    """To pycocotools 0 also means unmatched; its numbers are kept, not mended."""
+    """To pycocotools 0 also means unmatched; its numbers are kept, not corrected."""
     for annotation in content['annotations']:
         annotation['id'] -= 1
 
@@ -84,7 +84,7 @@ def statistics(path: Path, found: list[dict], kind: str, library: type, evaluati
 def test_numbers_of_pycocotools(change: Callable, classes: int, count: int, tmp_path: Path):
     """Equal to 1e-12: values of at most 1 in fp64, each a mean of some thousand quotients that may differ by 1 ulp, 2e-16.
 
-    With 130 predictions of one class, the limits of 100 and 300 a picture give different numbers.
+    With 130 predictions of one class, the limits of 100 and 300 an image give different numbers.
     """
     content = make_annotations(30, classes, seed=count)
     results = make_results(content, count)

@@ -1,4 +1,4 @@
-"""A training that ends early and goes on comes out as one that was left alone, to the last bit."""
+"""A training that ends early and continues comes out as one that was left alone, to the last bit."""
 
 import io
 import itertools
@@ -253,7 +253,7 @@ def test_one_of_two_processes_is_told_during_a_validation(tmp_path: Path, slow: 
     assert not (tmp_path / 'last_validation').exists()
 
 
-# The first process's disk takes its time, or nothing; the second is told to end.
+# The rank 0's disk takes its time, or nothing; the second is told to end.
 SAVING = """
 from ralamala_mm.engine.checkpointing import DurableBackend
 folder, full = Path(sys.argv[1]), sys.argv[2] == 'full'

@@ -24,7 +24,7 @@ FAILURES = [
 @pytest.mark.parametrize('failure', FAILURES, ids=lambda failure: str(failure)[:20] or 'MemoryError')
 def test_remedies_are_the_tools_own(failure: Exception):
     in_training, elsewhere = explain_failure(failure, TRAIN), explain_failure(failure, INFER)
-    assert in_training.endswith('; --resume goes on from the newest checkpoint')
+    assert in_training.endswith('; --resume continues from the newest checkpoint')
     for word in ('resume', 'train', 'with_cp', '--amp', 'env_cfg'):
         assert word not in elsewhere
     for option in ('--batch-size', '--tile', '--device'):
@@ -35,8 +35,8 @@ def test_remedies_are_the_tools_own(failure: Exception):
 def test_sentences():
     assert explain_failure(FAILURES[1], INFER) == (
         "the GPU's memory is full: lower --batch-size, or predict smaller tiles with --tile, or take --device cpu, "
-        'or take smaller pictures')
-    assert explain_failure(FAILURES[1]) == "the GPU's memory is full: take smaller pictures"
+        'or take smaller images')
+    assert explain_failure(FAILURES[1]) == "the GPU's memory is full: take smaller images"
     assert 'train_dataloader.batch_size' in explain_failure(FAILURES[1], TRAIN)
     assert explain_failure(FAILURES[2], INFER) == 'the disk that is written to, /tmp or /dev/shm is full: make room there'
     assert explain_failure(FAILURES[4], INFER).startswith('the memory is full: lower --batch-size')

@@ -103,7 +103,7 @@ def test_processes_of_mpi(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_processes_with_gpus_join_as_mmengine_has_it(monkeypatch: pytest.MonkeyPatch):
-    """Before the checkpoint to go on from is agreed on."""
+    """Before the checkpoint to continue from is agreed on."""
     seen = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)

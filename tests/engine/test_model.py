@@ -15,7 +15,7 @@ BESIDE, WITHIN = (dict(type='ImgDataPreprocessor', mean=[value] * 3, std=[2.0] *
 
 
 @MODELS.register_module(force=True)
-class NormalisingModel(BaseModel):
+class NormalizingModel(BaseModel):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs
 
@@ -24,7 +24,7 @@ class NormalisingModel(BaseModel):
 def test_a_preprocessor_beside_the_model(model: dict, mean: float, tmp_path: Path):
     """The model's own comes first."""
     config = toy_config(tmp_path, data_preprocessor=BESIDE, custom_hooks=[])
-    config.model = dict(type='NormalisingModel', **model)
+    config.model = dict(type='NormalizingModel', **model)
     before = copy.deepcopy(config.to_dict())
     built = build_model(config).data_preprocessor
     assert config.to_dict() == before

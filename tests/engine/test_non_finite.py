@@ -26,7 +26,7 @@ class Watch(Hook):
 
 
 def test_an_update_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture):
-    """Sample 5 is poisoned: the iterations that see it change nothing but the count of batches, the others go on."""
+    """Sample 5 is poisoned: the iterations that see it change nothing but the count of batches, the others continue."""
     watch = Watch()
     runner = run_toy(toy_config(tmp_path, **{'model.poisoned': 5}), hooks=[watch])
     bad = [i for i, numbers in enumerate(runner.model.numbers) if 5 in numbers]

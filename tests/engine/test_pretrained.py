@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from ralamala_mm import RAVLT
-from ralamala_mm.engine import settle_pretrained
+from ralamala_mm.engine import resolve_pretrained
 from ralamala_mm.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match=f'the ImageNet weights {url} could not be downloaded .*: '
                                         '--cfg-options model.backbone.pretrained=FILE takes a local file, '
                                         '--cfg-options model.backbone.pretrained=None trains from scratch'):
-        settle_pretrained(config(tmp_path, backbone=dict(pretrained=url)))
+        resolve_pretrained(config(tmp_path, backbone=dict(pretrained=url)))
     assert not list(tmp_path.glob('**/*.pth'))
 
 
@@ -30,15 +30,15 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                                       dict(init_cfg=dict(type='Pretrained', checkpoint='nowhere.pth'))])
 def test_no_file(backbone: dict, tmp_path: Path):
     with pytest.raises(UserError, match=r'checkpoint nowhere.pth does not exist'):
-        settle_pretrained(config(tmp_path, backbone=backbone))
+        resolve_pretrained(config(tmp_path, backbone=backbone))
 
 
 def test_from_scratch_is_said(tmp_path: Path):
-    note = settle_pretrained(config(tmp_path))
+    note = resolve_pretrained(config(tmp_path))
     assert 'RAVLT starts from scratch' in note
     assert 'model.backbone.pretrained=FILE' in note
     other = Config(dict(model=dict(backbone=dict(type='ResNet')), work_dir=str(tmp_path)))
-    assert settle_pretrained(other) is None
+    assert resolve_pretrained(other) is None
 
 
 def test_the_user_s_own_init_cfg_comes_first(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_the_user_s_own_init_cfg_comes_first(tmp_path: Path):
     init_cfg = [dict(type='Pretrained', checkpoint=str(path)), dict(type='Constant', val=0.0, layer='LayerNorm')]
     for given in (init_cfg, init_cfg[0]):
         own = config(tmp_path, backbone=dict(pretrained='http://127.0.0.1:9/RAVLT_T.pth', init_cfg=given))
-        assert settle_pretrained(own) is None
+        assert resolve_pretrained(own) is None
         backbone = RAVLT('t', pretrained='http://127.0.0.1:9/RAVLT_T.pth', init_cfg=given)
         backbone.init_weights()
         expected = torch.load(path)['patch_embed.proj.0.weight']
@@ -59,16 +59,16 @@ def test_a_file_that_is_there(tmp_path: Path):
     path = tmp_path / 'a.pth'
     torch.save(RAVLT('t').state_dict(), path)
     ready = config(tmp_path, backbone=dict(pretrained=str(path)))
-    assert settle_pretrained(ready) is None
+    assert resolve_pretrained(ready) is None
     assert ready.model.backbone.pretrained == str(path)
 
 
 def test_a_whole_checkpoint_needs_no_imagenet_weights(tmp_path: Path):
-    """Neither to fine-tune nor to go on after an interruption, also without a network."""
+    """Neither to fine-tune nor to continue after an interruption, also without a network."""
     url = 'http://127.0.0.1:9/RAVLT_T.pth'
     starting = config(tmp_path, backbone=dict(pretrained=url), load_from='detector.pth')
-    assert settle_pretrained(starting) is None
+    assert resolve_pretrained(starting) is None
     assert starting.model.backbone.pretrained is None
     resuming = config(tmp_path, backbone=dict(pretrained=url), resume=True, load_from='epoch_1.pth')
-    assert settle_pretrained(resuming) is None
+    assert resolve_pretrained(resuming) is None
     assert resuming.model.backbone.pretrained is None

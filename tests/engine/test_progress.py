@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 class Clock(Hook):
-    """The time, which goes on when it is told to: three seconds in each training iteration."""
+    """The time, which continues when it is told to: three seconds in each training iteration."""
 
     def __init__(self):
         self.now = 1e9

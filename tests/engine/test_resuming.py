@@ -1,4 +1,4 @@
-"""Where --resume goes on, what it passes over, and what it refuses."""
+"""Where --resume continues, what it passes over, and what it refuses."""
 
 import itertools
 import shutil
@@ -13,7 +13,7 @@ from mmengine.config import Config
 from toy_training import run_toy, run_two, toy_config
 
 from ralamala_mm.checkpoints import read_checkpoint
-from ralamala_mm.checkpoints.whole import damage, newest_whole, training_progress
+from ralamala_mm.checkpoints.integrity import damage, newest_complete, training_progress
 from ralamala_mm.engine import claim_folders, claim_work_dir, use_resume
 from ralamala_mm.engine.checkpointing import DependableCheckpointHook, checkpoint_folder
 from ralamala_mm.errors import UserError
@@ -88,7 +88,7 @@ def test_the_pointer_is_not_needed(folder: Path):
     """A kill between checkpoint and pointer leaves it behind, and one while it is written must not matter either."""
     for content in (str(folder / 'epoch_3.pth'), '', str(folder / 'gone.pth')):
         (folder / 'last_checkpoint').write_text(content)
-        assert newest_whole(folder)[0] == folder / 'epoch_4.pth'
+        assert newest_complete(folder)[0] == folder / 'epoch_4.pth'
 
 
 @pytest.mark.parametrize('break_it', DAMAGES.values(), ids=DAMAGES)
@@ -114,7 +114,7 @@ def test_newest_by_what_the_checkpoints_say(folder: Path):
     second = torch.load(folder / 'epoch_1.pth', weights_only=False)
     second['meta']['saved_at'] += 1e6
     torch.save(second, folder / 'epoch_1.pth')
-    assert newest_whole(folder)[0] == folder / 'epoch_1.pth'
+    assert newest_complete(folder)[0] == folder / 'epoch_1.pth'
 
 
 def test_checkpoints_that_only_mmengine_dated(folder: Path):
@@ -123,7 +123,7 @@ def test_checkpoints_that_only_mmengine_dated(folder: Path):
         checkpoint['meta'].pop('saved_at', None)
         checkpoint['meta']['time'] = text
         torch.save(checkpoint, folder / f'epoch_{epoch}.pth')
-    assert newest_whole(folder)[0] == folder / 'epoch_2.pth'
+    assert newest_complete(folder)[0] == folder / 'epoch_2.pth'
 
 
 def test_the_newest_when_clocks_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -133,10 +133,10 @@ def test_the_newest_when_clocks_go_back(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr('time.time', lambda: float(next(clock)))
     monkeypatch.setattr('time.localtime', lambda seconds=None: local_time(time.time() if seconds is None else seconds))
     run_toy(toy_config(tmp_path, length=2))
-    assert newest_whole(tmp_path)[0] == tmp_path / 'epoch_2.pth'
+    assert newest_complete(tmp_path)[0] == tmp_path / 'epoch_2.pth'
     clock = itertools.count(1_800_000_000, -60)
     run_toy(toy_config(tmp_path, length=4), 'auto')
-    assert newest_whole(tmp_path)[0] == tmp_path / 'epoch_4.pth'
+    assert newest_complete(tmp_path)[0] == tmp_path / 'epoch_4.pth'
 
 
 @pytest.mark.parametrize('out_dir', [None, 'other', 'work', 'absolute'])
@@ -198,13 +198,13 @@ from ralamala_mm.engine import resuming
 folder, empty = sys.argv[1:]
 made = config(folder)
 if rank:
-    resuming.newest_whole = lambda path: (path / 'epoch_2.pth', [])
+    resuming.newest_complete = lambda path: (path / 'epoch_2.pth', [])
 notes = use_resume(made, 'auto')
 assert made.load_from == f'{folder}/epoch_4.pth', made.load_from
 assert notes == [f'going on from {folder}/epoch_4.pth, after iteration 20'], notes
 
 if not rank:
-    resuming.newest_whole = lambda path: (None, ['epoch_4.pth is passed over'])
+    resuming.newest_complete = lambda path: (None, ['epoch_4.pth is passed over'])
 try:
     use_resume(made, 'auto')
 except UserError as error:
@@ -238,7 +238,7 @@ def test_a_url(folder: Path, monkeypatch: pytest.MonkeyPatch):
 def test_other_files_do_not_count(folder: Path):
     torch.save(dict(state_dict={}), folder / 'weights.pth')
     torch.save(torch.zeros(1), folder / 'tensor.pth')
-    assert newest_whole(folder)[0] == folder / 'epoch_4.pth'
+    assert newest_complete(folder)[0] == folder / 'epoch_4.pth'
     with pytest.raises(UserError, match=r'weights.pth holds weights but no training state to resume'):
         use_resume(config_of(folder), str(folder / 'weights.pth'))
 

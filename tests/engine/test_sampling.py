@@ -15,12 +15,12 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from ralamala_mm.engine import reproducibility as sampling
-from ralamala_mm.engine.reproducibility import ContinuingBatchSampler, PlacedIndex, SeededDataset, continuing_loader, seed_forward
+from ralamala_mm.engine.reproducibility import ContinuingBatchSampler, SeededDataset, SeededIndex, continuing_loader, seed_forward
 
 
 @DATASETS.register_module(force=True)
-class Pictures(Dataset):
-    """Upright and lying pictures, by turns of three; a sample is its index and random numbers from all generators."""
+class Images(Dataset):
+    """Upright and lying images, by turns of three; a sample is its index and random numbers from all generators."""
 
     def __init__(self, length: int = 23):
         self.length = length
@@ -38,7 +38,7 @@ class Pictures(Dataset):
 
 def batches_of(sampler_type: type, begin: int = 0, count: int = 12, **options) -> list[list[int]]:
     """`count` batches of 4 from a place on, over the ends of epochs as MMEngine's loop goes over them."""
-    batches = ContinuingBatchSampler(sampler_type(Pictures(), seed=1), 4, begin=begin, **options)
+    batches = ContinuingBatchSampler(sampler_type(Images(), seed=1), 4, begin=begin, **options)
 
     def endless() -> Iterator[list[int]]:
         for epoch in range(count + 1):
@@ -71,7 +71,7 @@ def test_as_many_batches_as_it_says(drop_last: bool):
     import mmdet.datasets  # noqa: F401
 
     for length in range(4, 30):
-        sampler = DefaultSampler(Pictures(length), seed=length)
+        sampler = DefaultSampler(Images(length), seed=length)
         batches = ContinuingBatchSampler(sampler, 4, batches=dict(ASPECT, drop_last=drop_last), drop_last=drop_last)
         seen = list(batches)
         assert len(seen) == len(batches) == (length // 4 if drop_last else -(-length // 4))
@@ -83,7 +83,7 @@ def test_seeds_differ_everywhere_and_not_by_process(monkeypatch: pytest.MonkeyPa
     def seeds(rank: int, world_size: int, batch_size: int) -> dict[int, int]:
         monkeypatch.setattr(sampling, 'get_dist_info', lambda: (rank, world_size))
         monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (rank, world_size))
-        batches = ContinuingBatchSampler(DefaultSampler(Pictures(24), seed=5), batch_size)
+        batches = ContinuingBatchSampler(DefaultSampler(Images(24), seed=5), batch_size)
         return {int(index): index.seed for batch in batches for index in batch}
 
     alone = seeds(0, 1, 4)
@@ -92,16 +92,16 @@ def test_seeds_differ_everywhere_and_not_by_process(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_index_survives_the_way_to_a_worker():
-    index = pickle.loads(pickle.dumps(PlacedIndex(7, 123)))
-    assert (index, index.seed, type(index)) == (7, 123, PlacedIndex)
+    index = pickle.loads(pickle.dumps(SeededIndex(7, 123)))
+    assert (index, index.seed, type(index)) == (7, 123, SeededIndex)
 
 
 def test_a_data_set_is_what_it_was_otherwise():
-    dataset = SeededDataset(dict(type='Pictures', length=9))
+    dataset = SeededDataset(dict(type='Images', length=9))
     assert len(dataset) == 9
     assert dataset.get_data_info(1)['width'] == 30
-    assert dataset[PlacedIndex(3, 11)] == dataset[PlacedIndex(3, 11)] != dataset[PlacedIndex(3, 12)]
-    assert dataset[PlacedIndex(3, 11)][0] == 3
+    assert dataset[SeededIndex(3, 11)] == dataset[SeededIndex(3, 11)] != dataset[SeededIndex(3, 12)]
+    assert dataset[SeededIndex(3, 11)][0] == 3
     dataset.pipeline = 'second'  # as hooks do that switch augmentation off
     assert dataset.inner.pipeline == 'second'
     with pytest.raises(AttributeError):
@@ -110,7 +110,7 @@ def test_a_data_set_is_what_it_was_otherwise():
 
 
 def test_through_mmengine_s_builder():
-    loader = ConfigDict(dataset=dict(type='Pictures'), sampler=dict(type='DefaultSampler', shuffle=True), batch_size=4,
+    loader = ConfigDict(dataset=dict(type='Images'), sampler=dict(type='DefaultSampler', shuffle=True), batch_size=4,
                         num_workers=0, drop_last=True, collate_fn=dict(type='default_collate'))
     built = [Runner.build_dataloader(continuing_loader(loader), seed=1) for _ in range(2)]
     first, second = [list(loader) for loader in built]

@@ -18,7 +18,7 @@ from toy_training import ToyMetric, run_toy, toy_config
 from ralamala_mm.engine import checkpointing as saving
 from ralamala_mm.engine.checkpointing import DurableBackend
 from ralamala_mm.engine.interruption import TrainingStoppedError
-from ralamala_mm.files import UNFINISHED, remove_unfinished, write_in_one_move
+from ralamala_mm.files import UNFINISHED, atomic_write, remove_unfinished
 
 
 @METRICS.register_module(force=True)
@@ -53,7 +53,7 @@ class FullDisk(DurableBackend):
         if number not in self.refused:
             super().put(obj, filepath)
         else:
-            write_in_one_move(filepath, write, durable=True)
+            atomic_write(filepath, write, durable=True)
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path):
         unfinished.write_text('half')
         raise KeyError('in the middle')
 
-    write_in_one_move(tmp_path / 'a' / 'file', lambda path: path.write_text('first'), durable=True)
+    atomic_write(tmp_path / 'a' / 'file', lambda path: path.write_text('first'), durable=True)
     with pytest.raises(KeyError):
-        write_in_one_move(tmp_path / 'a' / 'file', fail)
+        atomic_write(tmp_path / 'a' / 'file', fail)
     assert (tmp_path / 'a' / 'file').read_text() == 'first'
     assert [path.name for path in (tmp_path / 'a').iterdir()] == ['file']
 
@@ -188,7 +188,7 @@ distributed.destroy_process_group()  # gloo's threads end a process that leaves 
 
 
 def test_a_checkpoint_that_is_not_written(tmp_path: Path, full_disk: type[FullDisk], capfd: pytest.CaptureFixture):
-    """Training goes on; those that were there stay, and nothing half-written is left."""
+    """Training continues; those that were there stay, and nothing half-written is left."""
     full_disk.refused = (1, 2)
     run_toy(toy_config(tmp_path, **{'default_hooks.checkpoint.max_keep_ckpts': 2}))
     assert checkpoints(tmp_path) == ['epoch_1.pth', 'epoch_4.pth']
@@ -227,7 +227,7 @@ def test_a_stop_that_cannot_save(tmp_path: Path, full_disk: type[FullDisk], capf
     assert checkpoints(tmp_path) == ['epoch_1.pth']
     told = capfd.readouterr()
     assert 'Training stops; the newest checkpoint is' in told.out + told.err
-    assert 'Training goes on' not in told.out + told.err
+    assert 'Training continues' not in told.out + told.err
 
 
 def test_a_stop_without_a_checkpoint_hook(tmp_path: Path):

@@ -83,8 +83,8 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path):
     with pytest.raises(UserError, match='damaged'):
         RAVLT.from_pretrained(tmp_path)
     config = json.loads((tmp_path / 'config.json').read_text())
-    (tmp_path / 'config.json').write_text(json.dumps(config | dict(colour='red')))
-    with pytest.raises(UserError, match='colour'):
+    (tmp_path / 'config.json').write_text(json.dumps(config | dict(color='red')))
+    with pytest.raises(UserError, match='color'):
         RAVLT.from_pretrained(tmp_path)
     with pytest.raises(OptionError, match='fused'):
         model.fuse_for_inference().save_pretrained(tmp_path)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
-from ralamala_mm.export import picture_model, write_onnx
+from ralamala_mm.export import image_model, write_onnx
 from ralamala_mm.export.checking import compare_results, faults, scale_random_weights
 from ralamala_mm.export.detection import decode
+from ralamala_mm.export.images import Normalization
 from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 from ralamala_mm.export.operators import AdaptivePooling, paste, suppress
-from ralamala_mm.export.pictures import Normalisation
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
 SMALL = dict(embed_dims=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 4))
@@ -34,7 +34,7 @@ def model_of(name: str, **changes: object) -> nn.Module:
     return build_model(config)
 
 
-def picture(height: int, width: int, count: int = 1) -> Tensor:
+def make_image(height: int, width: int, count: int = 1) -> Tensor:
     torch.manual_seed(1)
     coarse = 255 * torch.rand(count, 3, height // 16 + 2, width // 16 + 2)
     return nn.functional.interpolate(coarse, (height, width), mode='bilinear').to(torch.uint8)
@@ -48,11 +48,11 @@ UNCLIPPED = {'model.bbox_head.bbox_coder.clip_border': False}
                                                ('maskrcnn', AGNOSTIC), ('retinanet', UNCLIPPED)])
 def test_onnx_finds_what_the_library_finds(name: str, changes: dict, tmp_path: Path):
     model, path = model_of(name, **changes), tmp_path / 'model.onnx'
-    scale_random_weights(model, lambda: picture_model(model)[1](picture(96, 128)))
-    module, own, batched = picture_model(model)
-    write_onnx(module, picture(96, 128), path, module.outputs, batched)
+    scale_random_weights(model, lambda: image_model(model)[1](make_image(96, 128)))
+    module, own, batched = image_model(model)
+    write_onnx(module, make_image(96, 128), path, module.outputs, batched)
     session = onnx_session(path)
-    for image in (picture(96, 128), picture(75, 150, count=3 if batched else 1)):
+    for image in (make_image(96, 128), make_image(75, 150, count=3 if batched else 1)):
         expected, found = own(image), dict(zip(module.outputs, session(image), strict=True))
         assert batched or len(expected['boxes'])
         assert set(expected) == set(found)
@@ -65,9 +65,9 @@ def test_onnx_finds_what_the_library_finds(name: str, changes: dict, tmp_path: P
 def test_nothing_found_is_an_empty_result(tmp_path: Path):
     model, path = model_of('maskrcnn'), tmp_path / 'model.onnx'
     model.roi_head.test_cfg.score_thr = 2.0
-    module = picture_model(model)[0]
-    write_onnx(module, picture(96, 128), path, module.outputs, batched=False)
-    boxes, scores, labels, masks = onnx_session(path)(picture(70, 100))
+    module = image_model(model)[0]
+    write_onnx(module, make_image(96, 128), path, module.outputs, batched=False)
+    boxes, scores, labels, masks = onnx_session(path)(make_image(70, 100))
     assert boxes.shape == (0, 4)
     assert scores.shape == labels.shape == (0,)
     assert masks.shape == (0, 70, 100)
@@ -87,7 +87,7 @@ def test_nothing_found_is_an_empty_result(tmp_path: Path):
 ])
 def test_what_remains_outside_is_named(name: str, changes: dict, told: str):
     with pytest.raises(UserError, match=told):
-        picture_model(model_of(name, **changes))
+        image_model(model_of(name, **changes))
 
 
 def test_suppression_is_mmcvs():
@@ -133,8 +133,8 @@ def test_pooling_is_pytorchs(shape: tuple[int, int]):
 
 @pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
 @pytest.mark.parametrize('settings', [{}, dict(bgr_to_rgb=False), dict(mean=None, std=None)])
-def test_normalisation_is_the_models(name: str, settings: dict):
+def test_normalization_is_the_models(name: str, settings: dict):
     model = model_of(name, **{f'model.data_preprocessor.{key}': value for key, value in settings.items()})
-    image = picture(64, 96)
+    image = make_image(64, 96)
     expected = model.data_preprocessor(dict(inputs=[image[0].flip(0)], data_samples=None))['inputs']  # BGR, as OpenCV reads
-    assert torch.allclose(Normalisation(model.data_preprocessor)(image), torch.as_tensor(expected), atol=1e-5)
+    assert torch.allclose(Normalization(model.data_preprocessor)(image), torch.as_tensor(expected), atol=1e-5)

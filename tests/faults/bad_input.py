@@ -16,4 +16,4 @@ class BadInput:
     name: str
     make: Callable[[Path, Path], list[str]]
     sentence: str  # a regular expression, found in the line that begins with `error: `
-    listed_skip: bool = False  # the tool goes on, exits with 0, and lists what it left out: `sentence` is found in its output
+    listed_skip: bool = False  # the tool continues, exits with 0, and lists what it left out: `sentence` is found in its output

@@ -89,7 +89,7 @@ def zip_bomb() -> bytes:
 
 
 def training_state(**changes) -> bytes:
-    """What a training goes on from, with other entries."""
+    """What a training continues from, with other entries."""
     return written(dict(dict(meta=dict(epoch=1, iter=3), state_dict=weights(), optimizer=dict(state={}, param_groups=[]),
                              message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={})), **changes))
 

@@ -25,7 +25,7 @@ def copied(folder: Path, shapes_root: Path) -> Path:
 
 def train(folder: Path, *options: str, data: Path | None = None, config: str = DETECTOR, workers: int = 1,
           extra: tuple[str, ...] = ()) -> list[str]:
-    """train.py on a folder looked at by `--data`, or, without it, on what the options name."""
+    """train.py on a folder inspected by `--data`, or, without it, on what the options name."""
     looked_at = ['--data', str(data)] if data else []
     small = SMALL if config == DETECTOR else SMALL_SEGMENTOR
     return ['tools/train.py', config, *looked_at, '--work-dir', str(folder / 'work'), '--no-validate', *extra,
@@ -33,7 +33,7 @@ def train(folder: Path, *options: str, data: Path | None = None, config: str = D
 
 
 def named_by_config(folder: Path, root: Path, config: str = DETECTOR, workers: int = 1, extra: tuple[str, ...] = ()) -> list[str]:
-    """train.py with paths in the config, which nothing looks at before training."""
+    """train.py with paths in the config, which nothing inspects before training."""
     return train(folder, f'train_dataloader.dataset.data_root={root}', config=config, workers=workers, extra=extra)
 
 
@@ -116,7 +116,7 @@ def validation(change: Callable[[dict], object]) -> Callable:
 
 
 def cameras(content: dict) -> None:
-    """File names of two cameras, whose pictures bear the same numbers."""
+    """File names of two cameras, whose images bear the same numbers."""
     for i, entry in enumerate(content['images']):
         entry['file_name'] = f'cam{i % 2}\\{i // 2:05d}.png'
 
@@ -253,7 +253,7 @@ IMAGES = [
              r'a TIFF of 32 or 64 bits a value'),
     BadInput('image of another size', image(saved(GREY[:64]), by_config=True),
              r'is 128×64 pixels, not 128×128 as the annotations say'),
-    BadInput('image of another size, looked at', image(saved(GREY[:64])), AS_IT_IS),
+    BadInput('image of another size, inspected', image(saved(GREY[:64])), AS_IT_IS),
 ]
 ANNOTATIONS = [
     BadInput('empty annotation file', text(b''), r'annotation file \S+ is empty'),
@@ -304,7 +304,7 @@ ANNOTATIONS = [
              r'for 30 pixels'),
     BadInput('compressed run lengths that are none', each_annotation(by_config=True, segmentation=run_lengths('~~~')),
              r'run lengths that cannot be read'),
-    BadInput('run lengths that are none, looked at', each_annotation(segmentation=run_lengths('01P4PP')), AS_IT_IS),
+    BadInput('run lengths that are none, inspected', each_annotation(segmentation=run_lengths('01P4PP')), AS_IT_IS),
 ]
 FOLDERS = [
     BadInput('no folder', no_folder, r'folder \S+nowhere/? does not exist'),
@@ -324,14 +324,14 @@ FOLDERS = [
 ]
 MASKS = [
     BadInput('mask of another size', masks(saved(GREY[:64])), r'mask \S+ is 128×64 pixels, its image 128×128'),
-    BadInput('mask of another size, looked at', masks(saved(GREY[:64]), by_config=False), AS_IT_IS),
+    BadInput('mask of another size, inspected', masks(saved(GREY[:64]), by_config=False), AS_IT_IS),
     BadInput('mask cut short', masks(lambda old: old[:-30]), r'mask \S+ cannot be read|mask \S+ is not an image, or damaged'),
     BadInput('text as mask', masks(b'no mask'), r'mask \S+ is not an image'),
     BadInput('missing mask', masks(None), r'mask \S+ of image \S+ does not exist'),
     BadInput('mask of 16-bit values', masks(saved(GREY.astype(np.uint16) * 300)), r'values beyond whole numbers from 0 to 255'),
-    BadInput('mask of 16-bit values, looked at', masks(saved(GREY.astype(np.uint16) * 300), by_config=False), AS_IT_IS),
+    BadInput('mask of 16-bit values, inspected', masks(saved(GREY.astype(np.uint16) * 300), by_config=False), AS_IT_IS),
     BadInput('coloured mask', masks(saved(np.dstack([GREY, GREY, GREY * 2]))), r'has 3 channels, where one holds the classes'),
-    BadInput('coloured mask, looked at', masks(saved(np.dstack([GREY, GREY, GREY * 2])), by_config=False), AS_IT_IS),
+    BadInput('coloured mask, inspected', masks(saved(np.dstack([GREY, GREY, GREY * 2])), by_config=False), AS_IT_IS),
     BadInput('mask of unknown classes', masks(saved(GREY * 30)), r'values outside the 5 classes: 90'),
     BadInput('masks saved as JPEG', masks_as_jpeg, r'cannot be used as it is'),
     BadInput('list of classes that is none', broken_list, r'labelmap\.txt is not a list of class names'),

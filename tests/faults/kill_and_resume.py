@@ -3,7 +3,7 @@
     python tests/faults/kill_and_resume.py --kills 50
 
 Half of the kills are at a random moment after a random number of checkpoints, half while a checkpoint is being written, on a
-disk made slow. After each kill the newest whole checkpoint must be no older than the last one that was complete before it, and
+disk made slow. After each kill the newest complete checkpoint must be no older than the last one that was complete before it, and
 at the end weights, averaged weights and the optimiser's state must be those of the undisturbed training to the last bit.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ralamala_mm.checkpoints.whole import newest_whole, training_progress
+from ralamala_mm.checkpoints.integrity import newest_complete, training_progress
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.files import UNFINISHED
 
@@ -64,8 +64,8 @@ class Training:
         return (self.work_dir / 'output.txt').read_text()
 
     def saved(self) -> int:
-        """Iterations behind the newest whole checkpoint, 0 without one."""
-        path, _ = newest_whole(self.work_dir)
+        """Iterations behind the newest complete checkpoint, 0 without one."""
+        path, _ = newest_complete(self.work_dir)
         return training_progress(path)['iter'] if path else 0
 
     def pointed(self) -> int:
@@ -128,10 +128,10 @@ def kill_many(training: Training, kills: int, seed: int) -> Iterator[str]:
         now = training.saved()
         saved = max(saved, training.pointed())
         if now < saved:
-            raise AssertionError(f'kill {number}: iteration {saved} was saved, and the newest whole checkpoint is of {now}')
+            raise AssertionError(f'kill {number}: iteration {saved} was saved, and the newest complete checkpoint is of {now}')
         saved = now
         moment = 'while a checkpoint was written' if while_saving else 'at a random moment'
-        yield f'kill {number} of {kills} {moment}: the newest whole checkpoint is of iteration {saved}'
+        yield f'kill {number} of {kills} {moment}: the newest complete checkpoint is of iteration {saved}'
 
 
 def differences(first: object, second: object, name: str = '') -> Iterator[str]:
@@ -159,7 +159,7 @@ def compare(left_alone: Training, killed: Training) -> int:
     Raises:
         AssertionError: something differs.
     """
-    first, second = (torch.load(newest_whole(training.work_dir)[0], weights_only=True) for training in (left_alone, killed))
+    first, second = (torch.load(newest_complete(training.work_dir)[0], weights_only=True) for training in (left_alone, killed))
     parts = ['state_dict', 'optimizer', 'param_schedulers', *(['ema_state_dict'] if 'ema_state_dict' in first else [])]
     found = [text for part in parts for text in differences(first[part], second[part], part)]
     if found or first['meta']['iter'] != second['meta']['iter']:

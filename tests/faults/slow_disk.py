@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.fileio import register_backend
 
 from ralamala_mm.engine.checkpointing import DurableBackend
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 
 PARTS = 20
 SECONDS = 0.6
@@ -25,7 +25,7 @@ class SlowDurableBackend(DurableBackend):
                     file.flush()
                     time.sleep(SECONDS / PARTS)
 
-        write_in_one_move(filepath, write, durable=True)
+        atomic_write(filepath, write, durable=True)
 
 
 register_backend('durable', SlowDurableBackend, force=True)

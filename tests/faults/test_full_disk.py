@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ralamala_mm.checkpoints.whole import newest_whole, training_progress
+from ralamala_mm.checkpoints.integrity import newest_complete, training_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).resolve().parent / 'configs' / 'tiny_detector.py'
@@ -70,7 +70,7 @@ def train(disk: Path, shapes_root: Path, when_told: Callable[[], None], fills: b
 
 
 def saved(disk: Path) -> int:
-    return training_progress(newest_whole(disk / 'work')[0])['epoch']
+    return training_progress(newest_complete(disk / 'work')[0])['epoch']
 
 
 def test_a_disk_that_is_full_for_a_while(disk: Path, shapes_root: Path):

@@ -158,7 +158,7 @@ def test_refused_on_every_route(files: dict, shapes_root: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_trust_is_for_what_is_named(shapes_root: Path, tmp_path: Path):
-    """`--resume` alone looks at all checkpoints of the work directory: with the option it runs no code from them either."""
+    """`--resume` alone inspects all checkpoints of the work directory: with the option it runs no code from them either."""
     path, witness = tmp_path / 'a.pth', tmp_path / 'executed'
     WRITERS['in meta'](path, f'touch {witness}')
     arguments = [*route_arguments(tmp_path, shapes_root, path)['resume auto'], '--trust-checkpoint']

@@ -56,8 +56,8 @@ def quadratic_rala(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:
     logits = torch.einsum('bnd,bnjd->bnj', q.mean(-2), k) / math.sqrt(channels)
     k = k * length * logits.softmax(-1)[..., None]
     scores = torch.einsum('bnid,bnjd->bnij', turn(q, rotary), turn(k, rotary))
-    normaliser = torch.einsum('bnid,bnjd->bni', q, k) / length + 1e-6
-    return torch.einsum('bnij,bnjd->bnid', scores, v) / length / normaliser[..., None]
+    normalizer = torch.einsum('bnid,bnjd->bni', q, k) / length + 1e-6
+    return torch.einsum('bnij,bnjd->bnid', scores, v) / length / normalizer[..., None]
 
 
 def quadratic_mala(q: Tensor, k: Tensor, v: Tensor, rotary) -> Tensor:

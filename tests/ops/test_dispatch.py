@@ -131,7 +131,7 @@ def test_a_broken_kernel_ends_in_one_warning_and_eager(
 
 
 def test_after_a_fault_no_other_kernels_are_tried(monkeypatch: pytest.MonkeyPatch, as_on_gpus: Callable):
-    """Those that were found good before go on: their backend never changes within a process."""
+    """Those that were found good before continue: their backend never changes within a process."""
     assert as_on_gpus('rala') == 'triton'
     monkeypatch.setattr(kernels, '_turn', wrong_turn)
     with pytest.warns(RuntimeWarning, match='softmax_attention') as caught:

@@ -1,4 +1,4 @@
-"""browse_dataset.py as a user calls it: its numbers against the files, its pictures there and not empty."""
+"""browse_dataset.py as a user calls it: its numbers against the files, its images there and not empty."""
 
 import json
 from collections import Counter
@@ -22,27 +22,27 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def check_pictures(folder: Path, sheets: int) -> None:
-    names = ['classes.png', 'statistics.png', *(f'pictures_{i + 1}.png' for i in range(sheets))]
+def check_images(folder: Path, sheets: int) -> None:
+    names = ['classes.png', 'statistics.png', *(f'images_{i + 1}.png' for i in range(sheets))]
     assert sorted(path.name for path in folder.glob('*.png')) == sorted(names)
     for name in names:
-        picture = np.asarray(Image.open(folder / name).convert('L'))
-        assert min(picture.shape) > 250
-        assert picture.std() > 10
+        image = np.asarray(Image.open(folder / name).convert('L'))
+        assert min(image.shape) > 250
+        assert image.std() > 10
 
 
 def test_detection(call: Callable, shapes_root: Path, tmp_path: Path):
     result = call('python', 'tools/analysis_tools/browse_dataset.py', 'configs/demo/maskrcnn_ravlt_t_shapes.py', '--data',
                   shapes_root, '--out-dir', tmp_path, '--number', 6, '--versions', 2)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert 'Counting 12 of 12 pictures' in result.stdout
-    check_pictures(tmp_path, sheets=2)
+    assert 'Counting 12 of 12 images' in result.stdout
+    check_images(tmp_path, sheets=2)
     numbers = json.loads((tmp_path / 'statistics.json').read_text())
     content = json.loads((shapes_root / 'annotations/instances_train.json').read_text())
     names = {category['id']: category['name'] for category in content['categories']}
     assert {name: one['objects'] for name, one in numbers['per_class'].items()} == {
         **dict.fromkeys(names.values(), 0), **Counter(names[one['category_id']] for one in content['annotations'])}
-    assert numbers['pictures'] == numbers['pictures_available'] == 12
+    assert numbers['images'] == numbers['images_available'] == 12
     assert numbers['total'] == len(content['annotations'])
     sizes = [(one['bbox'][2] * one['bbox'][3]) ** 0.5 for one in content['annotations']]
     small = sum(size < 32 for size in sizes)
@@ -52,7 +52,7 @@ def test_detection(call: Callable, shapes_root: Path, tmp_path: Path):
     assert numbers['aspect_ratio_width_over_height']['quantiles']['0.5'] == pytest.approx(np.median(aspects))
     for part in ('box_size_in_pixels', 'aspect_ratio_width_over_height'):
         assert sum(numbers[part]['histogram']['counts']) == len(sizes)
-    assert numbers['per_picture']['mean'] == pytest.approx(len(sizes) / 12)
+    assert numbers['per_image']['mean'] == pytest.approx(len(sizes) / 12)
     assert numbers['picture_width_in_pixels']['mean'] == 128
 
 
@@ -63,14 +63,14 @@ def test_segmentation(shapes_root: Path, tmp_path: Path):
     dataset = build_dataset(config, 'val')
     write_statistics(count_data(config, dataset, 100), palette_of(dataset.metainfo), 'val', tmp_path)
     draw_sheets(config, dataset, 2, 1, tmp_path)
-    check_pictures(tmp_path, sheets=1)
+    check_images(tmp_path, sheets=1)
     numbers = json.loads((tmp_path / 'statistics.json').read_text())
     masks = [np.asarray(Image.open(path)) for path in sorted((shapes_root / 'semantic/val').glob('*.png'))]
-    assert len(masks) == numbers['pictures'] == 4
+    assert len(masks) == numbers['images'] == 4
     pixels = sum(np.bincount(mask.ravel(), minlength=5) for mask in masks)
     assert [one['pixels'] for one in numbers['per_class'].values()] == pixels.tolist()
     seen = [sum((mask == label).any() for mask in masks) for label in range(5)]
-    assert [one['pictures'] for one in numbers['per_class'].values()] == seen
+    assert [one['images'] for one in numbers['per_class'].values()] == seen
     assert numbers['ignored_pixels'] == 0
 
 
@@ -81,7 +81,7 @@ def shapes_config(shapes_root: Path, name: str = 'maskrcnn') -> Config:
     return config
 
 
-def test_a_picture_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_that_the_pipeline_drops(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Training takes another one in its place: that is said, and so is that there is none."""
     texts = []
     monkeypatch.setattr('ralamala_mm.analysis.browsing.caption', lambda image, text: texts.append(text) or image)
@@ -116,14 +116,14 @@ def test_boxes_that_the_pipeline_does_not_resize(shapes_root: Path, tmp_path: Pa
 
 @pytest.mark.parametrize('part', ['train', 'val'])
 @pytest.mark.parametrize('name', ['maskrcnn', 'upernet'])
-def test_data_without_pictures(shapes_root: Path, name: str, part: str):
+def test_data_without_images(shapes_root: Path, name: str, part: str):
     config = shapes_config(shapes_root, name)
     config[f'{part}_dataloader'].dataset.indices = []
     with pytest.raises(UserError, match='gives no usable image'):
         build_dataset(config, part)
 
 
-def test_pictures_that_are_joined(shapes_root: Path, tmp_path: Path):
+def test_images_that_are_joined(shapes_root: Path, tmp_path: Path):
     config = shapes_config(shapes_root, 'retinanet')
     dataset = config.train_dataloader.dataset
     loaders, others = dataset.pipeline[:2], dataset.pipeline[2:]
@@ -132,4 +132,4 @@ def test_pictures_that_are_joined(shapes_root: Path, tmp_path: Path):
     config.train_dataloader.dataset = dict(type='MultiImageMixDataset', dataset=dict(dataset, pipeline=loaders),
                                            pipeline=[mosaic, *others])
     draw_sheets(config, build_dataset(config, 'train'), 2, 1, tmp_path)
-    assert (tmp_path / 'pictures_1.png').stat().st_size > 1000
+    assert (tmp_path / 'images_1.png').stat().st_size > 1000

@@ -56,7 +56,7 @@ def test_data_without_faults(name: str, root: Path, tmp_path: Path):
     assert not report.faults
     assert report.complete
     assert report.images == dict(train=12, val=4)  # test reads what val does
-    assert 'train: 12 images looked at, no faults' in str(report)
+    assert 'train: 12 images inspected, no faults' in str(report)
 
 
 def test_every_bad_file_of_a_detector_is_found(root: Path, tmp_path: Path):

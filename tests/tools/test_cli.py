@@ -37,7 +37,7 @@ def test_training_leaves_what_it_should(trained: Path):
     assert (trained / 'epoch_1.pth').exists()
     assert (trained / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     entries = scalars(trained)
-    assert len([entry for entry in entries if 'loss' in entry]) == 3  # 12 pictures in batches of 4
+    assert len([entry for entry in entries if 'loss' in entry]) == 3  # 12 images in batches of 4
     assert any('coco/bbox_mAP' in entry and 'coco/segm_mAP' in entry for entry in entries)
 
 
@@ -85,7 +85,7 @@ def test_two_processes_over_gloo(call: Callable, shapes_root: Path, tmp_path: Pa
                   *SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     entries = scalars(tmp_path / 'a b')
-    # Two processes with 4 pictures each see the 12 in two steps; the 4 of the validation are counted once.
+    # Two processes with 4 images each see the 12 in two steps; the 4 of the validation are counted once.
     assert len([entry for entry in entries if 'loss' in entry]) == 2
     assert any('coco/bbox_mAP' in entry for entry in entries)
     checkpoint = tmp_path / 'a b' / 'epoch_1.pth'

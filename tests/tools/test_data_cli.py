@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def own_data(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures as CVAT exports them: one part, and other class names than COCO's."""
+    """Six images as CVAT exports them: one part, and other class names than COCO's."""
     root = tmp_path_factory.mktemp('own')
     shutil.copytree(shapes_root / 'train', root / 'images' / 'default')
     (root / 'annotations').mkdir()

@@ -1,4 +1,4 @@
-"""tools/infer.py as a user calls it: folders with a broken picture in them, a video, and mistakes."""
+"""tools/infer.py as a user calls it: folders with a broken image in them, a video, and mistakes."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def photos(shapes_root: Path, tmp_path: Path) -> Path:
-    """Two whole pictures in folders of their own, a broken one, and one of which no pipeline leaves anything."""
+    """Two whole images in folders of their own, a broken one, and one of which no pipeline leaves anything."""
     folder = tmp_path / 'photos'
     first, second, third = sorted((shapes_root / 'val').iterdir())[:3]
     for source, name in ((first, 'one.png'), (second, 'deep/two.png')):
@@ -62,7 +62,7 @@ def test_detection_in_a_folder(call: Callable, weights: dict, photos: Path, tmp_
         assert any(name in line and why in line for line in result.stderr.splitlines()), result.stderr
     assert 'error: 2 of 4 inputs could not be predicted' in result.stderr
     assert 'Traceback' not in result.stderr
-    assert '2 pictures; ' in result.stdout
+    assert '2 images; ' in result.stdout
     assert sorted(str(path.relative_to(out)) for path in out.rglob('*.*')) == [
         'drawn/deep/two.png', 'drawn/one.png', 'predictions.csv', 'predictions.json']
     content = json.loads((out / 'predictions.json').read_text())
@@ -73,18 +73,18 @@ def test_detection_in_a_folder(call: Callable, weights: dict, photos: Path, tmp_
     assert min(annotation['score'] for annotation in content['annotations']) >= 0.2
     assert all(annotation['segmentation']['size'] == [128, 128] for annotation in content['annotations'])
     assert len(list(csv.DictReader((out / 'predictions.csv').open()))) == len(content['annotations'])
-    drawn, picture = (cv2.imread(str(path)) for path in (out / 'drawn' / 'one.png', photos / 'one.png'))
-    assert drawn.shape == picture.shape
-    assert (drawn != picture).any()
+    drawn, image = (cv2.imread(str(path)) for path in (out / 'drawn' / 'one.png', photos / 'one.png'))
+    assert drawn.shape == image.shape
+    assert (drawn != image).any()
 
 
-def test_segmentation_of_a_picture_and_a_video_in_tiles(call: Callable, weights: dict, photos: Path, tmp_path: Path):
+def test_segmentation_of_an_image_and_a_video_in_tiles(call: Callable, weights: dict, photos: Path, tmp_path: Path):
     make_film(tmp_path / 'film.avi.mp4', 5)
     out = tmp_path / 'out'
     result = call('python', 'tools/infer.py', SEGMENTOR, weights[SEGMENTOR], photos / 'one.png', tmp_path / 'film.avi.mp4',
                   '--out-dir', out, '--tile', 64, '--batch-size', 4, '--coloured')
     assert result.returncode == 0, result.stderr[-3000:]
-    assert '1 picture and 5 frames; ' in result.stdout
+    assert '1 image and 5 frames; ' in result.stdout
     masks = sorted(path.relative_to(out / 'masks').as_posix() for path in (out / 'masks').rglob('*.png'))
     assert masks == [*(f'film.avi/{i:06}.png' for i in range(5)), 'one.png']
     mask = np.asarray(Image.open(out / 'masks' / 'one.png'))

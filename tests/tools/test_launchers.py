@@ -347,7 +347,7 @@ def test_what_slurm_launchers_refuse(slurm: Path):
         assert shown in result.stderr
     for words in (['--resume', 'a.pth'], ['--resume=a.pth'], ['--resum', 'a.pth']):
         result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', *words, SBATCH='1')
-        assert re.fullmatch(r'error: SBATCH=1 goes on from the newest checkpoint.*\.\n', result.stderr)
+        assert re.fullmatch(r'error: SBATCH=1 continues from the newest checkpoint.*\.\n', result.stderr)
         assert result.returncode == 1
     result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', GPUS='eight')
     assert result.stderr == 'error: GPUS=eight is not a whole number of at least 1.\n'

@@ -54,7 +54,7 @@ def test_numbers_are_those_of_the_training(call: Callable, detector: Path, tmp_p
     page = tmp_path / 'page.html'
     result = call('python', 'tools/analysis_tools/report.py', detector, '--out', page, '--base', DETECTOR)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert 'detector: predicting 4 of 4 validation pictures' in result.stdout
+    assert 'detector: predicting 4 of 4 validation images' in result.stdout
     assert f'Open {page} in a browser' in result.stdout
     logged = json.loads(next(detector.glob('*/vis_data/scalars.json')).read_text().splitlines()[-1])
     html = page.read_text()
@@ -62,7 +62,7 @@ def test_numbers_are_those_of_the_training(call: Callable, detector: Path, tmp_p
     for name, key in names.items():  # the log has AP to a thousandth
         assert shown(html, name) == pytest.approx(100 * logged[f'coco/{key}'], abs=0.051)
     assert html.count('<svg') >= 8
-    assert 'Worst pictures' in html
+    assert 'Worst images' in html
     assert 'compared with the bases of tests/faults/configs/tiny_detector.py' in html
 
 
@@ -78,10 +78,10 @@ def test_a_segmentor_has_the_numbers_of_mmsegmentation(segmentor: Path, shapes_r
         kept.append(found), evaluate(found))[1])
     notices = make_report([segmentor], tmp_path / 'page.html', images=100, base=ROOT / SEGMENTOR)
     assert notices == ['segmentor: no logs of a training (*/vis_data/scalars.json), so there are no curves.']
-    pictures = kept[0].pictures
-    assert len(pictures) == 4
+    images = kept[0].images
+    assert len(images) == 4
     areas = [IoUMetric.intersect_and_union(*(torch.from_numpy(read_labels(png)) for png in (one.predicted, one.truth)), 5, 255)
-             for one in pictures]
+             for one in images]
     metrics = IoUMetric.total_area_to_metrics(*(sum(area) for area in zip(*areas, strict=True)), ['mIoU'])
     html = (tmp_path / 'page.html').read_text()
     assert shown(html, 'mIoU') == pytest.approx(100 * np.nanmean(metrics['IoU']), abs=1e-3)
@@ -99,7 +99,7 @@ def test_two_runs_of_different_tasks_where_the_data_of_one_is_gone(detector: Pat
                         'does not exist: --data DIR', notice) for notice in notices)
     html = (tmp_path / 'page.html').read_text()
     assert 'What differs in the configs' in html
-    assert 'iter_1.pth on 2 of 4 pictures' in html
+    assert 'iter_1.pth on 2 of 4 images' in html
 
 
 def test_objects_without_a_mask_are_told(detector: Path, shapes_root: Path, tmp_path: Path):
@@ -114,7 +114,7 @@ def test_objects_without_a_mask_are_told(detector: Path, shapes_root: Path, tmp_
         # A pipeline that loads masks refuses such an annotation by itself.
         config.write_text(config.read_text().replace(str(shapes_root), str(data)).replace('with_mask=True', 'with_mask=False'))
     notices = make_report([moved], tmp_path / 'page.html', images=100, base=ROOT / DETECTOR)
-    assert notices == ['moved: no numbers of masks, as annotations of 1 of 4 pictures have no segmentation '
+    assert notices == ['moved: no numbers of masks, as annotations of 1 of 4 images have no segmentation '
                        f'({Path(name).name}).']
     html = (tmp_path / 'page.html').read_text()
     assert notices[0] in html

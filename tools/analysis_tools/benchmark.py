@@ -33,7 +33,7 @@ from ralamala_mm.families import FAMILIES, any_family
 from ralamala_mm.ops import BACKENDS
 
 LINEAR_ATTENTIONS = tuple(family.linear_attention for family in FAMILIES.values())
-PICTURES = ('.png', '.pdf', '.svg', '.jpg')
+IMAGES = ('.png', '.pdf', '.svg', '.jpg')
 
 
 def count(text: str) -> int:
@@ -136,8 +136,8 @@ def write(path: Path | None, text: str) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda needs a GPU, and torch sees none here')
-    if getattr(args, 'picture', None) and args.picture.suffix not in PICTURES:
-        raise UserError(f'--picture {args.picture} is none of {", ".join(PICTURES)}')
+    if getattr(args, 'picture', None) and args.picture.suffix not in IMAGES:
+        raise UserError(f'--picture {args.picture} is none of {", ".join(IMAGES)}')
     if getattr(args, 'picture', None) and not args.sizes:
         raise UserError('--picture draws time against resolution: give --sizes with it')
     args.call(args)

@@ -16,7 +16,7 @@ def main(args: argparse.Namespace) -> None:
     for option, value, least in (('number', args.number, 0), ('versions', args.versions, 1), ('count', args.count, 1)):
         if value < least:
             raise UserError(f'--{option} {value}: give {least} or more')
-    args.work_dir = str(args.out_dir)  # where --data puts annotations that it mends
+    args.work_dir = str(args.out_dir)  # where --data puts annotations that it corrects
     config = prepare_config(args)
     prepare_data(config, [args.part], args.data)
     dataset = build_dataset(config, args.part)
@@ -33,10 +33,10 @@ if __name__ == '__main__':
     parser.add_argument('config', help='config file')
     parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
     parser.add_argument('--part', choices=MODES, default='train', help='which data; train by default')
-    parser.add_argument('--number', type=int, default=10, metavar='N', help='pictures to draw, spread over the data; default 10')
+    parser.add_argument('--number', type=int, default=10, metavar='N', help='images to draw, spread over the data; default 10')
     parser.add_argument('--versions', type=int, default=4, metavar='N', help='how often each is augmented; default 4')
-    parser.add_argument('--count', type=int, default=5000, metavar='N', help='pictures to count at most; default 5000')
-    parser.add_argument('--out-dir', type=Path, required=True, metavar='DIR', help='where pictures and numbers go')
+    parser.add_argument('--count', type=int, default=5000, metavar='N', help='images to count at most; default 5000')
+    parser.add_argument('--out-dir', type=Path, required=True, metavar='DIR', help='where images and numbers go')
     add_cfg_options(parser)
     parser.set_defaults(launcher='none')
     run(parser, main)

@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--images', type=int, default=5000, help='pictures; COCO val2017 has 5000')
+    parser.add_argument('--images', type=int, default=5000, help='images; COCO val2017 has 5000')
     parser.add_argument('--classes', type=int, default=80, help='object classes')
-    parser.add_argument('--detections', type=int, default=100, help='predictions in each picture')
+    parser.add_argument('--detections', type=int, default=100, help='predictions in each image')
     run(parser, main)

@@ -47,7 +47,7 @@ from ralamala_mm.analysis.speed import (  # noqa: E402
 )
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, Workload, prepare  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
-from ralamala_mm.files import write_in_one_move  # noqa: E402
+from ralamala_mm.files import atomic_write  # noqa: E402
 from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, describe_backends  # noqa: E402
 from ralamala_mm.ops.kernel_check import SHAPE, KernelError, compare  # noqa: E402
 
@@ -101,7 +101,7 @@ class Log:
 
     def write(self, table: str, content: str) -> None:
         for suffix, text in (('.md', table), ('.json', content)):
-            write_in_one_move(self._path.with_suffix(suffix), lambda path, text=text: path.write_text(text + '\n'))
+            atomic_write(self._path.with_suffix(suffix), lambda path, text=text: path.write_text(text + '\n'))
 
     def write_rows(self, rows: Sequence[dict], device: str) -> None:
         about = machine(device)

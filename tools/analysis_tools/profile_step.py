@@ -18,9 +18,9 @@ from ralamala_mm.engine import (
     drop_validation,
     launched_rank,
     prepare_config,
+    resolve_pretrained,
     run,
     runner_parser,
-    settle_pretrained,
     start_processes,
     use_amp,
 )
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         use_amp(config, args.amp)
     prepare_data(config, ['train', 'val'], args.data, show=launched_rank(args.launcher) == 0)
-    settle_pretrained(config)
+    resolve_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it
     if not args.val_images:

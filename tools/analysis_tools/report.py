@@ -23,11 +23,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Show a training as one HTML page: curves, numbers per class, errors, pictures.')
+    parser = argparse.ArgumentParser(description='Show a training as one HTML page: curves, numbers per class, errors, images.')
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work directory; several are compared')
     parser.add_argument('--out', type=Path, metavar='FILE', help='the page; WORK_DIR/report.html or comparison.html by default')
     parser.add_argument('--images', type=int, default=300, metavar='N',
-                        help='predict N validation pictures at most, spread over all; default 300')
+                        help='predict N validation images at most, spread over all; default 300')
     parser.add_argument('--no-predictions', action='store_true', help='curves alone')
     parser.add_argument('--data', metavar='DIR', help='folder of the data, if it is not where it was in training')
     parser.add_argument('--base', type=Path, metavar='CONFIG',

@@ -1,4 +1,4 @@
-"""The built-in shapes (python tools/make_shapes.py) as instances; pictures of 128×128 in their own size."""
+"""The built-in shapes (python tools/make_shapes.py) as instances; images of 128×128 in their own size."""
 _base_ = './coco_instance.py'
 
 data_root = 'data/shapes/'

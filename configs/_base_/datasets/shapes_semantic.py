@@ -1,4 +1,4 @@
-"""The built-in shapes (python tools/make_shapes.py) as semantic masks; pictures of 128×128 in their own size."""
+"""The built-in shapes (python tools/make_shapes.py) as semantic masks; images of 128×128 in their own size."""
 _base_ = './ade20k.py'
 
 data_root = 'data/shapes'

@@ -21,7 +21,7 @@ def make_report(folders: list[Path], out: Path, images: int, base: Path | None =
     Args:
         folders: the work directories.
         out: the page, a `.html` file.
-        images: how many validation pictures to predict at most; 0 for none.
+        images: how many validation images to predict at most; 0 for none.
         base: the config file that the run's config is compared with; by default the one of its name in `configs/`.
         data: folder of the validation data, if it is not where the config says.
         device: to predict on, as torch names it; 'auto' takes a GPU if there is one.
@@ -57,6 +57,6 @@ def _evaluate(run: Run, images: int, data: str | None, device: str) -> tuple[Det
         return None, [f'{run.name}: nothing could be predicted, so that only curves are shown: {error.sentence}']
     notices = []
     if bare := predictions.without_masks:
-        notices.append(f'{run.name}: no numbers of masks, as annotations of {len(bare)} of {len(predictions.pictures)} pictures '
+        notices.append(f'{run.name}: no numbers of masks, as annotations of {len(bare)} of {len(predictions.images)} images '
                        f'have no segmentation ({", ".join(bare[:3])}{", …" if len(bare) > 3 else ""}).')
     return result, notices

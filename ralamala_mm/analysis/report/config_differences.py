@@ -36,7 +36,7 @@ def flatten(config: Config) -> Flat:
     """Every value that a Runner reads, under its name with dots."""
     flat = {}
     settings = config.to_dict()
-    if settings.pop('resume', False):  # the checkpoint that it went on from is no setting
+    if settings.pop('resume', False):  # the checkpoint that it continued from is no setting
         settings.pop('load_from', None)
     for name, value in settings.items():
         if name.startswith(_READ) and name not in _UNREAD:

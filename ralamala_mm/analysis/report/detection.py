@@ -11,12 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ralamala_mm.analysis.detections import (
-    DetectedPicture,
+    DetectedImage,
     ErrorBreakdown,
     Objects,
     break_down_errors,
     count_confusions,
-    picture_quality,
+    image_quality,
 )
 
 from .predicting import Predictions
@@ -61,35 +61,35 @@ class Detections:
     precisions: list[Precision]  # of boxes, and of masks if there are
     errors: dict[str, ErrorBreakdown]  # by kind
     confusions: np.ndarray  # see `count_confusions`
-    qualities: np.ndarray  # `[pictures]`, see `picture_quality`
+    qualities: np.ndarray  # `[images]`, see `image_quality`
 
 
 def evaluate_detections(predictions: Predictions) -> Detections:
     """All numbers of a detector's predictions."""
-    pictures, count = predictions.pictures, len(predictions.classes)
+    images, count = predictions.images, len(predictions.classes)
     kinds = ['bbox', 'segm'] if predictions.has_masks else ['bbox']
-    labels = np.concatenate([picture.truth.labels[~picture.truth.crowd] for picture in pictures])
+    labels = np.concatenate([image.truth.labels[~image.truth.crowd] for image in images])
     return Detections(predictions, np.bincount(labels, minlength=count),
-                      [measure_precision(pictures, count, kind) for kind in kinds],
-                      {kind: break_down_errors(pictures, kind) for kind in kinds},
-                      count_confusions(pictures, count, CONFIDENT, OVERLAP),
-                      np.array([picture_quality(picture, CONFIDENT, OVERLAP) for picture in pictures]))
+                      [measure_precision(images, count, kind) for kind in kinds],
+                      {kind: break_down_errors(images, kind) for kind in kinds},
+                      count_confusions(images, count, CONFIDENT, OVERLAP),
+                      np.array([image_quality(image, CONFIDENT, OVERLAP) for image in images]))
 
 
-def measure_precision(pictures: Sequence[DetectedPicture], classes: int, kind: str) -> Precision:
-    """COCO's evaluation of pictures by pycocotools.
+def measure_precision(images: Sequence[DetectedImage], classes: int, kind: str) -> Precision:
+    """COCO's evaluation of images by pycocotools.
 
     Args:
-        pictures: with annotations and predictions.
+        images: with annotations and predictions.
         classes: how many there are.
         kind: 'bbox' or 'segm'.
     """
     truth, predicted = COCO(), []
     annotations = []
-    for i, picture in enumerate(pictures):
-        annotations += _entries(picture.truth, i, kind, first=len(annotations) + 1)
-        predicted += _entries(picture.predicted, i, kind, first=len(predicted) + 1, scored=True)
-    truth.dataset = dict(images=[dict(id=i, height=picture.height, width=picture.width) for i, picture in enumerate(pictures)],
+    for i, image in enumerate(images):
+        annotations += _entries(image.truth, i, kind, first=len(annotations) + 1)
+        predicted += _entries(image.predicted, i, kind, first=len(predicted) + 1, scored=True)
+    truth.dataset = dict(images=[dict(id=i, height=image.height, width=image.width) for i, image in enumerate(images)],
                          annotations=annotations, categories=[dict(id=i, name=str(i)) for i in range(classes)])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         truth.createIndex()

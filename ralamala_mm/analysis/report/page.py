@@ -10,7 +10,7 @@ import numpy as np
 
 from ralamala_mm.analysis.charts import Chart, Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import KINDS, RECALLS, ErrorBreakdown
-from ralamala_mm.files import write_in_one_move
+from ralamala_mm.files import atomic_write
 from ralamala_mm.version import __version__
 
 from . import tables
@@ -21,7 +21,7 @@ from .runs import CHARTS, Run, Series, last_part, short_names, to_percent
 from .segmentation import Segmentations
 
 TEMPLATES = Path(__file__).parent / 'templates'
-EXAMPLES = 6  # best pictures, and worst
+EXAMPLES = 6  # best images, and worst
 MOST_CLASSES = 6  # whose precision is drawn
 _OVERLAPS = {0: '.50', 5: '.75', 8: '.90'}  # index in COCO's ten
 Results = list[Detections | Segmentations | None]  # one for each run; None without predictions
@@ -67,7 +67,7 @@ def write_page(path: Path, runs: Sequence[Run], results: Results, notices: Seque
     html = environment.get_template('page.html.j2').render(
         page=page, compares=len(runs) > 1, version=__version__, date=f'{datetime.now():%Y-%m-%d %H:%M}', confident=CONFIDENT,
         overlap=OVERLAP, style=(TEMPLATES / 'style.css').read_text(), script=(TEMPLATES / 'sort.js').read_text())
-    write_in_one_move(path, lambda file: file.write_text(html, encoding='utf-8'))
+    atomic_write(path, lambda file: file.write_text(html, encoding='utf-8'))
     return page.notices
 
 
@@ -95,8 +95,8 @@ def _add_results(page: Page, runs: list[Run], results: Results) -> None:
     if not done:
         return
     names, found = [name for name, _ in done], [result for _, result in done]
-    page.predicted = '; '.join(f'{name}: {result.predictions.checkpoint.name} on {len(result.predictions.pictures):,} of '
-                               f'{result.predictions.of:,} pictures' for name, result in done)
+    page.predicted = '; '.join(f'{name}: {result.predictions.checkpoint.name} on {len(result.predictions.images):,} of '
+                               f'{result.predictions.of:,} images' for name, result in done)
     alike = len({(type(result), result.predictions.classes) for result in found}) == 1
     if not alike:
         page.notices.append('The runs have different tasks or classes: what is per class is shown of the first alone.')
@@ -110,15 +110,15 @@ def _add_results(page: Page, runs: list[Run], results: Results) -> None:
 
 
 def _examples(found: list[Detections | Segmentations], names: list[str]) -> list[tuple[str, list[Example]]]:
-    same = len({tuple(picture.path for picture in result.predictions.pictures) for result in found}) == 1
+    same = len({tuple(image.path for image in result.predictions.images) for result in found}) == 1
     if len(found) > 1 and same:
         return [('where the runs differ most', most_different(found, names, EXAMPLES))]
     examples = []
     for name, result in zip(names, found, strict=True):
         best, worst = best_and_worst(result, EXAMPLES)
         of = f' of {name}' if len(found) > 1 else ''
-        examples += [(f'best pictures{of}', best), (f'worst pictures{of}', worst)]
-    return [(heading, pictures) for heading, pictures in examples if pictures]  # a single picture is not the worst too
+        examples += [(f'best images{of}', best), (f'worst images{of}', worst)]
+    return [(heading, images) for heading, images in examples if images]  # a single image is not the worst too
 
 
 def _curves(runs: list[Run]) -> list[Chart]:
@@ -205,11 +205,11 @@ def _extreme_classes(aps: np.ndarray) -> list[int]:
 def _error_charts(found: list[Detections], names: list[str]) -> list[Chart]:
     if len(found) == 1:
         bars = {tables.KIND_NAMES[kind]: _gains(breakdown) for kind, breakdown in found[0].errors.items()}
-        return [bar_chart('AP50 to win by mending', 'percent', list(KINDS), bars)]
+        return [bar_chart('AP50 to win by correcting', 'percent', list(KINDS), bars)]
     charts = []
     for kind in found[0].errors:
         bars = {name: _gains(result.errors[kind]) for name, result in zip(names, found, strict=True) if kind in result.errors}
-        charts.append(bar_chart(f'{tables.KIND_NAMES[kind]} AP50 to win by mending', 'percent', list(KINDS), bars))
+        charts.append(bar_chart(f'{tables.KIND_NAMES[kind]} AP50 to win by correcting', 'percent', list(KINDS), bars))
     return charts
 
 

@@ -14,13 +14,13 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from ralamala_mm.analysis.detections import DetectedPicture, Objects, compressed
+from ralamala_mm.analysis.detections import DetectedImage, Objects, compressed
 from ralamala_mm.analysis.samples import build_dataset, spread
 from ralamala_mm.apis import load_model
 from ralamala_mm.apis.drawing import palette_of
 from ralamala_mm.apis.masks import encode
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
-from ralamala_mm.checkpoints.whole import damage, newest_whole
+from ralamala_mm.checkpoints.integrity import damage, newest_complete
 from ralamala_mm.datasets import check_paths, use_data
 from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.engine import DependableRunner, checkpoint_folder
@@ -30,8 +30,8 @@ from .runs import Run
 
 
 @dataclass
-class SegmentedPicture:
-    """A picture's file with its annotated and predicted classes as PNG files `[h, w]`, 255 where nothing is annotated."""
+class SegmentedImage:
+    """An image's file with its annotated and predicted classes as PNG files `[h, w]`, 255 where nothing is annotated."""
 
     path: str
     truth: bytes
@@ -40,15 +40,15 @@ class SegmentedPicture:
 
 @dataclass
 class Predictions:
-    """What one run's weights find in the pictures that they were tried on."""
+    """What one run's weights find in the images that they were tried on."""
 
     checkpoint: Path
     classes: tuple[str, ...]
     palette: list[tuple[int, int, int]]
-    of: int  # how many validation pictures there are
+    of: int  # how many validation images there are
     has_masks: bool = False
     without_masks: list[str] = field(default_factory=list)  # where masks are predicted, and annotated are boxes alone
-    pictures: list[DetectedPicture] | list[SegmentedPicture] = field(default_factory=list)
+    images: list[DetectedImage] | list[SegmentedImage] = field(default_factory=list)
 
 
 def choose_checkpoint(folder: Path) -> Path:
@@ -60,7 +60,7 @@ def choose_checkpoint(folder: Path) -> Path:
     best = [path for path in folder.glob('best_*.pth') if not damage(path)]
     if best:
         return max(best, key=lambda path: path.stat().st_mtime)
-    newest, notes = newest_whole(folder)
+    newest, notes = newest_complete(folder)
     if newest is None:
         bare = [path for path in folder.glob('*.pth') if not damage(path)]  # saved without the optimiser
         newest = max(bare, key=lambda path: path.stat().st_mtime, default=None)
@@ -74,7 +74,7 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str = 'a
 
     Args:
         run: its work directory holds the weights.
-        images: how many pictures at most, spread evenly over the data.
+        images: how many images at most, spread evenly over the data.
         data: folder of the data, if it is not where the config says.
         device: see `ralamala_mm.apis.load_model`.
 
@@ -88,9 +88,9 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str = 'a
     classes = tuple(dataset.metainfo['classes'])
     found = Predictions(checkpoint, classes, palette_of(dataset.metainfo), len(dataset))
     chosen = spread(images, len(dataset))
-    found.pictures = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model))
-    if not run.segments and all(one.predicted.outlines is not None for one in found.pictures):
-        found.without_masks = [Path(one.path).name for one in found.pictures if one.truth.outlines is None]
+    found.images = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model))
+    if not run.segments and all(one.predicted.outlines is not None for one in found.images):
+        found.without_masks = [Path(one.path).name for one in found.images if one.truth.outlines is None]
         found.has_masks = not found.without_masks
     return found
 
@@ -120,11 +120,11 @@ def _evaluation_config(run: Run, data: str | None, checkpoint: Path) -> tuple[Co
 
 
 def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int],
-             model: nn.Module) -> Iterator[DetectedPicture | SegmentedPicture]:
+             model: nn.Module) -> Iterator[DetectedImage | SegmentedImage]:
     with DefaultScope.overwrite_default_scope(run.config.default_scope):
         loader = DependableRunner.build_dataloader(dict(
             settings, dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)))
-        print(f'{run.name}: predicting {len(chosen)} of {len(dataset)} validation pictures', flush=True)
+        print(f'{run.name}: predicting {len(chosen)} of {len(dataset)} validation images', flush=True)
         progress, position = Progress('predicting', len(chosen)), 0
         for batch in loader:
             with torch.no_grad():
@@ -136,18 +136,18 @@ def _predict(run: Run, settings: dict, dataset: Dataset, chosen: list[int],
         progress.end()
 
 
-def _segmented(sample: BaseDataElement) -> SegmentedPicture:
+def _segmented(sample: BaseDataElement) -> SegmentedImage:
     if 'gt_sem_seg' not in sample:
-        raise UserError(f'picture {sample.img_path} comes without its annotation: the pipeline of the validation data has no '
+        raise UserError(f'image {sample.img_path} comes without its annotation: the pipeline of the validation data has no '
                         'LoadAnnotations')
-    return SegmentedPicture(sample.img_path, *(_as_png(part.data[0]) for part in (sample.gt_sem_seg, sample.pred_sem_seg)))
+    return SegmentedImage(sample.img_path, *(_as_png(part.data[0]) for part in (sample.gt_sem_seg, sample.pred_sem_seg)))
 
 
 def _as_png(labels: torch.Tensor) -> bytes:
     return cv2.imencode('.png', labels.cpu().numpy().astype(np.uint8))[1].tobytes()
 
 
-def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
+def _detected(sample: BaseDataElement, annotated: dict) -> DetectedImage:
     height, width = sample.ori_shape
     found = sample.pred_instances.cpu()
     outlines = [encode(np.asarray(mask)) for mask in found.masks] if 'masks' in found else None
@@ -156,4 +156,4 @@ def _detected(sample: BaseDataElement, annotated: dict) -> DetectedPicture:
     outlines = [compressed(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
     truth = Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances],
                     crowd=[bool(one.get('ignore_flag')) for one in instances], outlines=outlines)
-    return DetectedPicture(sample.img_path, height, width, truth, predicted)
+    return DetectedImage(sample.img_path, height, width, truth, predicted)

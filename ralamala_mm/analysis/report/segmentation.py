@@ -1,4 +1,4 @@
-"""The numbers of a segmentor: IoU and accuracy per class, which class is taken for which, and how well each picture is done."""
+"""The numbers of a segmentor: IoU and accuracy per class, which class is taken for which, and how well each image is done."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from ralamala_mm.apis.drawing import IGNORED
 from ralamala_mm.errors import UserError
 
-from .predicting import Predictions, SegmentedPicture
+from .predicting import Predictions, SegmentedImage
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Segmentations:
     Args:
         predictions: what was predicted.
         confusions: int64 `[classes, classes]`, pixels; rows are annotated, columns predicted classes.
-        qualities: `[pictures]`: the mean IoU of the classes that are annotated or predicted in the picture.
+        qualities: `[images]`: the mean IoU of the classes that are annotated or predicted in the image.
     """
 
     predictions: Predictions
@@ -52,7 +52,7 @@ def evaluate_segmentations(predictions: Predictions) -> Segmentations:
     """
     count = len(predictions.classes)
     total, qualities = np.zeros((count, count), np.int64), []
-    for confusions in _confusions(predictions.pictures, count):
+    for confusions in _confusions(predictions.images, count):
         total += confusions
         ious = intersection_over_union(confusions)
         qualities.append(np.nanmean(ious) if np.isfinite(ious).any() else np.nan)
@@ -89,9 +89,9 @@ def intersection_over_union(confusions: np.ndarray) -> np.ndarray:
     return _ratio(right, confusions.sum(axis=0) + confusions.sum(axis=1) - right)
 
 
-def _confusions(pictures: Iterable[SegmentedPicture], classes: int) -> Iterable[np.ndarray]:
-    for picture in pictures:
-        yield count_pixels(read_labels(picture.truth), read_labels(picture.predicted), classes)
+def _confusions(images: Iterable[SegmentedImage], classes: int) -> Iterable[np.ndarray]:
+    for image in images:
+        yield count_pixels(read_labels(image.truth), read_labels(image.predicted), classes)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

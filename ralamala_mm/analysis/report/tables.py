@@ -129,7 +129,7 @@ def _compared_columns(results: Sequence[Detections | Segmentations],
 
 
 def summary_table(results: Sequence[Detections | Segmentations], names: Sequence[str]) -> Table:
-    """The numbers of the pictures that were predicted."""
+    """The numbers of the images that were predicted."""
     table = Table(['', *names])
     rows: dict[str, list[float]] = {}
     for i, result in enumerate(results):

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from ralamala_mm.analysis.detections import DetectedPicture, Objects
-from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture
+from ralamala_mm.analysis.detections import DetectedImage, Objects
+from ralamala_mm.analysis.report.predicting import Predictions, SegmentedImage
 
 CLASSES = ('circle', 'square', 'a class with a long name <b>&')
 PALETTE = [(220, 60, 60), (60, 120, 220), (60, 190, 90)]
@@ -41,7 +41,7 @@ def write_work_dir(folder: Path, scope: str, metric: str, lr: float = 1e-3, scal
 
 
 def random_detections(folder: Path, seed: int) -> Predictions:
-    """Predictions near the objects of eight pictures; the pictures and objects are the same for every seed."""
+    """Predictions near the objects of eight images; the images and objects are the same for every seed."""
     objects, noise = np.random.default_rng(0), np.random.default_rng(seed)
     found = Predictions(Path('epoch_1.pth'), CLASSES, PALETTE, 8)
     for i in range(8):
@@ -51,7 +51,7 @@ def random_detections(folder: Path, seed: int) -> Predictions:
         truth = np.concatenate([corners, corners + objects.uniform(8, 20, (4, 2))], axis=1)
         labels = objects.integers(0, 3, 4)
         guessed = np.where(noise.random(4) < 0.7, labels, 0)
-        found.pictures.append(DetectedPicture(str(path), 60, 80, Objects(truth, labels), Objects(
+        found.images.append(DetectedImage(str(path), 60, 80, Objects(truth, labels), Objects(
             truth + noise.normal(0, 1, truth.shape), guessed, noise.random(4))))
     return found
 
@@ -66,5 +66,5 @@ def random_segmentations(folder: Path) -> Predictions:
         predicted = np.where(rng.random(truth.shape) < 0.8, truth, 1).astype(np.uint8)
         truth[:5] = 255
         pngs = [cv2.imencode('.png', labels)[1].tobytes() for labels in (truth, predicted)]
-        found.pictures.append(SegmentedPicture(str(path), *pngs))
+        found.images.append(SegmentedImage(str(path), *pngs))
     return found

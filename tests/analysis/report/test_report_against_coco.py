@@ -57,7 +57,7 @@ def test_average_precision_is_that_of_the_metric(shapes_root: Path, tmp_path: Pa
                                    scores=torch.tensor(generator.random(len(instances)), dtype=torch.float32),
                                    masks=torch.tensor(np.array(masks))))
         metric.process({}, [sample.to_dict()])
-        found.pictures.append(_detected(sample, info))
+        found.images.append(_detected(sample, info))
     expected = metric.evaluate(len(dataset))
     boxes, outlines = evaluate_detections(found).precisions
     assert 0.3 < boxes.summary['AP'] < 0.95

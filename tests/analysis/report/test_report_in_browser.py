@@ -47,9 +47,9 @@ def test_it_is_drawn_whole_without_errors(browser: 'playwright.Browser', pages: 
         assert min(inner_width, inner_height) > 50
         assert 200 < shown <= width
         assert texts > 5
-    pictures = page.eval_on_selector_all('img', 'all => all.map(one => one.naturalWidth)')
-    assert len(pictures) >= 4
-    assert min(pictures) > 0
+    images = page.eval_on_selector_all('img', 'all => all.map(one => one.naturalWidth)')
+    assert len(images) >= 4
+    assert min(images) > 0
     assert page.evaluate('document.documentElement.scrollWidth') <= width
     assert said == []
 
@@ -79,6 +79,6 @@ def test_text_can_be_read_in_light_and_dark(browser: 'playwright.Browser', pages
         page, _ = open_page(browser, pages['detector'], 390, scheme)
         ground, ink = (page.evaluate(f'getComputedStyle(document.querySelector("{element}")).{style}')
                        for element, style in (('section', 'backgroundColor'), ('.chart text', 'fill')))
-        darker = [sum(int(part) for part in colour[4:-1].split(',')) for colour in (ground, ink)]
+        darker = [sum(int(part) for part in color[4:-1].split(',')) for color in (ground, ink)]
         assert (darker[0] < darker[1]) is dark
         assert abs(darker[0] - darker[1]) > 400  # of 765

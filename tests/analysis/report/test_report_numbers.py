@@ -12,12 +12,12 @@ from made_up_runs import CLASSES, PALETTE, random_detections, write_session, wri
 from mmengine.config import Config
 
 from ralamala_mm.analysis.charts import Line, bar_chart, line_chart
-from ralamala_mm.analysis.detections import DetectedPicture, Objects, count_confusions, picture_quality
+from ralamala_mm.analysis.detections import DetectedImage, Objects, count_confusions, image_quality
 from ralamala_mm.analysis.report import make_report
 from ralamala_mm.analysis.report.config_differences import differences_from_base, find_config
 from ralamala_mm.analysis.report.detection import evaluate_detections
 from ralamala_mm.analysis.report.examples import best_and_worst
-from ralamala_mm.analysis.report.predicting import Predictions, SegmentedPicture, checkpoints_of, choose_checkpoint
+from ralamala_mm.analysis.report.predicting import Predictions, SegmentedImage, checkpoints_of, choose_checkpoint
 from ralamala_mm.analysis.report.runs import Run, best_point, read_run, to_percent
 from ralamala_mm.analysis.report.segmentation import count_pixels, evaluate_segmentations
 from ralamala_mm.apis.drawing import distinct_colors, palette_of, resize
@@ -75,20 +75,20 @@ def test_confusions_and_quality():
     truth = Objects([(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 90, 30)], [0, 1, 1, 0], crowd=[0, 0, 0, 1])
     predicted = Objects([(0, 0, 10, 8), (20, 0, 30, 10), (20, 0, 30, 9), (70, 10, 80, 20), (0, 50, 9, 59), (40, 0, 50, 10)],
                         [0, 0, 1, 0, 1, 1], [0.9, 0.8, 0.7, 0.6, 0.5, 0.1])
-    picture = DetectedPicture('', 100, 100, truth, predicted)
+    image = DetectedImage('', 100, 100, truth, predicted)
     # The box of class 0 takes the second object; the one of its class comes too late, and lies on nothing as does the fifth;
     # the fourth lies in the crowd; the third object's score is too low.
-    assert count_confusions([picture], 2, score=0.3, overlap=0.5).tolist() == [[1, 0, 0], [1, 0, 1], [0, 2, 0]]
+    assert count_confusions([image], 2, score=0.3, overlap=0.5).tolist() == [[1, 0, 0], [1, 0, 1], [0, 2, 0]]
     # Of its own class the third box has the second object: overlaps of .8 and .9, of four predictions and three objects.
-    assert picture_quality(picture, score=0.3, overlap=0.5) == pytest.approx((0.8 + 0.9) / ((4 + 3) / 2))
-    assert np.isnan(picture_quality(DetectedPicture('', 9, 9), 0.3, 0.5))
+    assert image_quality(image, score=0.3, overlap=0.5) == pytest.approx((0.8 + 0.9) / ((4 + 3) / 2))
+    assert np.isnan(image_quality(DetectedImage('', 9, 9), 0.3, 0.5))
 
 
 def test_segmentation_by_hand():
     truth = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
     predicted = np.array([[0, 0, 0, 1], [0, 1, 1, 1]], np.uint8)
     pngs = [cv2.imencode('.png', labels)[1].tobytes() for labels in (truth, predicted)]
-    found = evaluate_segmentations(Predictions(Path(), CLASSES, PALETTE, 1, pictures=[SegmentedPicture('', *pngs)]))
+    found = evaluate_segmentations(Predictions(Path(), CLASSES, PALETTE, 1, images=[SegmentedImage('', *pngs)]))
     assert found.confusions.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
     np.testing.assert_allclose(found.per_class['IoU'], [3 / 5, 2 / 4, np.nan])
     np.testing.assert_allclose(found.per_class['accuracy'], [3 / 4, 2 / 3, np.nan])
@@ -120,7 +120,7 @@ def test_pages_need_nothing_else(pages: dict[str, Path]):
         assert '@import' not in html
         assert '&lt;b&gt;&amp;' in html
         assert 'a long name <b>' not in html
-    assert 'of 8 pictures' in pages['detector'].read_text()
+    assert 'of 8 images' in pages['detector'].read_text()
     comparison = pages['comparison'].read_text()
     for text in ('optim_wrapper.optimizer.lr', '0.002', 'second − first', 'Where the runs differ most'):
         assert text in comparison
@@ -234,15 +234,15 @@ def test_a_class_that_the_data_set_does_not_have():
         count_pixels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8), 1)
 
 
-def test_a_single_picture_is_shown_once(tmp_path: Path):
+def test_a_single_image_is_shown_once(tmp_path: Path):
     found = random_detections(tmp_path, 1)
-    found.pictures = found.pictures[:1]
+    found.images = found.images[:1]
     best, worst = best_and_worst(evaluate_detections(found), 6)
     assert (len(best), len(worst)) == (1, 0)
 
 
 @pytest.mark.parametrize('shape', [(20000, 10), (10, 20000), (1, 1)])
-def test_pictures_of_any_shape_are_shown(shape: tuple[int, int]):
+def test_images_of_any_shape_are_shown(shape: tuple[int, int]):
     assert min(resize(np.zeros((*shape, 3), np.uint8), 300).shape[:2]) >= 1
 
 
@@ -259,7 +259,7 @@ def test_values_below_zero_are_drawn(tmp_path: Path):
     assert '−' not in line_chart('gain', 'x', 'y', [Line('gain', [(0, 30), (9, 20)])]).svg
 
 
-def test_classes_without_a_palette_have_the_colours_of_inference():
+def test_classes_without_a_palette_have_the_colors_of_inference():
     classes = ('a', 'b', 'c')
     for palette in (None, 'random', PALETTE[:2]):
         assert palette_of(dict(classes=classes, palette=palette)) == distinct_colors(3)

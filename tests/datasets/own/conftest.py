@@ -13,7 +13,7 @@ from PIL import Image
 from ralamala_mm.engine import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
-COLOURS = ((0, 0, 0), (220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40))
+COLORS = ((0, 0, 0), (220, 60, 60), (60, 120, 220), (60, 190, 90), (230, 180, 40))
 NAMES = ('background', 'circle', 'square', 'triangle', 'star')
 
 
@@ -81,7 +81,7 @@ def coco(shapes_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ade(shapes_root: Path, tmp_path: Path) -> Path:
-    """images/{training,validation} and annotations/{training,validation}, as ADE20K has it, with another's pictures."""
+    """images/{training,validation} and annotations/{training,validation}, as ADE20K has it, with another's images."""
     root = tmp_path / 'ade'
     for split, folder in (('train', 'training'), ('val', 'validation')):
         shutil.copytree(shapes_root / split, root / 'images' / folder)
@@ -110,9 +110,9 @@ def voc(shapes_root: Path, tmp_path: Path) -> Path:
     (root / 'ImageSets/Segmentation').mkdir(parents=True)
     masks = sorted((shapes_root / 'semantic/train').iterdir())
     for mask in masks:
-        Image.fromarray(np.array(COLOURS, np.uint8)[np.asarray(Image.open(mask))]).save(root / 'SegmentationClass' / mask.name)
+        Image.fromarray(np.array(COLORS, np.uint8)[np.asarray(Image.open(mask))]).save(root / 'SegmentationClass' / mask.name)
     (root / 'ImageSets/Segmentation/train.txt').write_text('\n'.join(mask.stem for mask in masks[:9]))
     (root / 'ImageSets/Segmentation/val.txt').write_text('\n'.join(mask.stem for mask in masks[9:]))
-    lines = [f'{name}:{r},{g},{b}::' for name, (r, g, b) in zip(NAMES, COLOURS, strict=True)]
+    lines = [f'{name}:{r},{g},{b}::' for name, (r, g, b) in zip(NAMES, COLORS, strict=True)]
     (root / 'labelmap.txt').write_text('\n'.join(['# label:color_rgb:parts:actions', *lines]))
     return root

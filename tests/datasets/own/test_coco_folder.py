@@ -55,7 +55,7 @@ def test_as_roboflow_exports(name: str, config: Callable, roboflow: Path, shapes
         assert head.num_classes == 4
     printed = capsys.readouterr().out
     assert 'as Roboflow exports it' in printed
-    assert 'mended train: parents of the other categories, without instances: 1 (shapes); left out' in printed
+    assert 'corrected train: parents of the other categories, without instances: 1 (shapes); left out' in printed
     assert '12 images of 128×128, 0 of them empty' in printed
     assert '4 classes: ' in printed
 
@@ -81,8 +81,8 @@ def test_categories_in_another_order_and_fields_left_out(config: Callable, reord
     assert labels(own, 'val') == truth(shapes_root, 'val')
     assert own.val_evaluator.ann_file == str(Path(own.work_dir, 'data/val.json').absolute())
     printed = capsys.readouterr().out
-    assert 'mended train: annotations without area or iscrowd: ' in printed
-    assert 'mended val: categories differ from those of training, or in order' in printed
+    assert 'corrected train: annotations without area or iscrowd: ' in printed
+    assert 'corrected val: categories differ from those of training, or in order' in printed
     # The metric reads the same copy; its ground truth matches itself.
     from pycocotools.coco import COCO
 
@@ -117,8 +117,8 @@ def plant(root: Path, defect: Callable[[dict], object], split: str = 'train') ->
     return content
 
 
-def test_a_mended_copy_is_read_whole(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
-    """All that can be mended, at once; the user's file is not changed."""
+def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    """All that can be corrected, at once; the user's file is not changed."""
 
     def defects(content: dict) -> None:
         boxes = content['annotations']
@@ -147,7 +147,7 @@ def test_a_mended_copy_is_read_whole(config: Callable, coco: Path, capsys: pytes
 
 @pytest.mark.parametrize(('defect', 'message'), [
     (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR  train: image ids used twice: 1 (0)'),
-    (lambda c: c['images'][0].update(width=64), 'images of another size than the annotations say, of 12 looked at: 1 '
+    (lambda c: c['images'][0].update(width=64), 'images of another size than the annotations say, of 12 inspected: 1 '
                                                 '(00000.png is 128×128, not 64×128)'),
     (lambda c: c['categories'][1].update(id=1), 'ERROR  train: category ids used twice: 1 (1)'),
     (lambda c: c['categories'][1].update(name='circle'), 'ERROR  train: category names used twice: 1 (circle)'),
@@ -185,17 +185,17 @@ def test_what_is_only_noted(defect: Callable, message: str, config: Callable, co
 
 
 def test_turned_photographs(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
-    """Cameras store a picture on its side and say so; OpenCV and labelling tools turn it."""
-    picture = Image.open(coco / 'train/00000.png').crop((0, 0, 128, 96))
+    """Cameras store an image on its side and say so; OpenCV and labelling tools turn it."""
+    image = Image.open(coco / 'train/00000.png').crop((0, 0, 128, 96))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(coco / 'train/00000.png', exif=exif)
+    image.save(coco / 'train/00000.png', exif=exif)
     plant(coco, lambda c: c['images'][0].update(width=96, height=128))
     use_data(config('retinanet_ravlt_t'), str(coco), ('train',))
     assert 'as they are stored' not in capsys.readouterr().out
     plant(coco, lambda c: c['images'][0].update(width=128, height=96))  # as it is stored
     use_data(config('retinanet_ravlt_t'), str(coco), ('train',))
-    assert 'images annotated as they are stored, on their side, of 12 looked at: 1 (00000.png)' in capsys.readouterr().out
+    assert 'images annotated as they are stored, on their side, of 12 inspected: 1 (00000.png)' in capsys.readouterr().out
 
 
 def test_boxes_suffice_for_a_model_without_masks(config: Callable, coco: Path):
@@ -260,7 +260,7 @@ def test_a_test_split_serves_for_validation(config: Callable, roboflow: Path, ca
 
 
 def test_what_is_not_used_is_not_looked_at(config: Callable, coco: Path):
-    """Validation pictures alone, beside the annotations of both parts."""
+    """Validation images alone, beside the annotations of both parts."""
     shutil.rmtree(coco / 'train')
     own = config('demo/maskrcnn_ravlt_t_shapes')
     use_data(own, str(coco), ['test'])
@@ -345,13 +345,13 @@ def test_names_from_other_systems(config: Callable, coco: Path, shapes_root: Pat
     assert labels(own, 'train') == {decomposed if name == '00001.png' else name: found for name, found in expected.items()}
     assert labels(own, 'val') == truth(shapes_root, 'val')
     assert all(Path(info['img_path']).is_file() for info in read(own, 'train') + read(own, 'val'))
-    told = 'mended train: file names written as on Windows, or in another Unicode form than the file\'s: 12'
+    told = 'corrected train: file names written as on Windows, or in another Unicode form than the file\'s: 12'
     assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('by_config', [True, False])
 def test_two_cameras_in_one_folder(by_config: bool, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
-    """Both would be read as the same picture."""
+    """Both would be read as the same image."""
     plant(coco, lambda c: [image.update(file_name=f'cam{i % 2}\\{i // 2:05d}.png') for i, image in enumerate(c['images'])])
     own = config('demo/maskrcnn_ravlt_t_shapes')
     if not by_config:
@@ -373,7 +373,7 @@ def test_outlines_that_cannot_be_evaluated_are_left_out(config: Callable, coco: 
     plant(coco, lambda c: c['annotations'][0].update(segmentation=[[1, 2, 3, 4]]), 'val')
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ['train', 'val'])
-    assert 'mended val: outlines of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
+    assert 'corrected val: outlines of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
     assert len(evaluated(own)) == len(json.loads((coco / 'annotations/instances_val.json').read_text())['annotations']) - 1
 
 
@@ -389,7 +389,7 @@ def test_parts_of_outlines_that_cannot_be_evaluated_are_left_out(is_first: bool,
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ['train', 'val'])
     told = 'val: outlines with parts of an odd count or fewer than three points: 1 (annotation 2); these parts are left out'
-    assert f'mended {told}' in capsys.readouterr().out
+    assert f'corrected {told}' in capsys.readouterr().out
     assert own.train_dataloader.dataset.ann_file == 'annotations/instances_train.json'
     assert evaluated(own)[1].sum() == 1225  # the triangle's pixels
 

@@ -173,10 +173,10 @@ def encoded(mode: str, size: tuple[int, int], value: int, kind: str) -> bytes:
     stream = BytesIO()
     values = np.full(size, value % 256, np.uint8)
     if mode == 'I;16':
-        picture = Image.fromarray(values.astype(np.uint16) * (value % 300))
+        image = Image.fromarray(values.astype(np.uint16) * (value % 300))
     else:
-        picture = Image.fromarray(values).convert(mode)
-    picture.save(stream, kind)
+        image = Image.fromarray(values).convert(mode)
+    image.save(stream, kind)
     return stream.getvalue()
 
 

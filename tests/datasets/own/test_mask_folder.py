@@ -15,7 +15,7 @@ from ralamala_mm.datasets import check_paths, use_data
 from ralamala_mm.errors import UserError
 
 NAMES = ('background', 'circle', 'square', 'triangle', 'star')
-COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9))
+COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9))
 
 
 def read(config: Config, mode: str) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
 
 
-def test_ade20k_s_folders_with_own_pictures(config: Callable, ade: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+def test_ade20k_s_folders_with_own_images(config: Callable, ade: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
     own = config('upernet_ravlt_t')
     use_data(own, str(ade), ('train', 'val'))
     check_paths(own, ('train', 'val'))
@@ -77,7 +77,7 @@ def test_one_pair_without_splits(config: Callable, pair: Path, shapes_root: Path
 
 @pytest.mark.parametrize('folder', ['JPEGImages', 'SegmentationClass'])
 def test_two_cameras_in_a_list(folder: str, config: Callable, voc: Path, capsys: pytest.CaptureFixture):
-    """The pictures, or the masks, of two cameras have one name, and their folders are missing."""
+    """The images, or the masks, of two cameras have one name, and their folders are missing."""
     for kind in {'JPEGImages', 'SegmentationClass'} - {folder}:
         for camera in ('cam1', 'cam2'):
             (voc / kind / camera).mkdir()
@@ -89,21 +89,21 @@ def test_two_cameras_in_a_list(folder: str, config: Callable, voc: Path, capsys:
             'them are missing') in capsys.readouterr().out
 
 
-def test_coloured_masks_with_their_list(config: Callable, voc: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+def test_colored_masks_with_their_list(config: Callable, voc: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
     own = config('upernet_mala_t')
     use_data(own, str(voc), ('train', 'val'))
     check_paths(own, ('train', 'val'))
     assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
     assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
     printed = capsys.readouterr().out
-    assert 'masks are coloured (RGB); labelmap.txt says which colour is which class' in printed
+    assert 'masks are coloured (RGB); labelmap.txt says which color is which class' in printed
     assert 'background 79' in printed or 'background 80' in printed
 
 
 def test_palette_masks_are_their_indices(config: Callable, ade: Path, shapes_root: Path):
     for path in ade.glob('annotations/*/*'):
         mask = Image.fromarray(np.asarray(Image.open(path)))
-        mask.putpalette([channel for colour in COLOURS for channel in colour])
+        mask.putpalette([channel for color in COLORS for channel in color])
         assert mask.mode == 'P'
         mask.save(path)
     own = config('upernet_ravlt_t')
@@ -113,7 +113,7 @@ def test_palette_masks_are_their_indices(config: Callable, ade: Path, shapes_roo
 
 @pytest.mark.parametrize(('change', 'message', 'expected'), [
     (lambda m: np.where(m > 0, 255, 0), '255 is taken for the object', lambda m: m > 0),
-    (lambda m: np.repeat(m[..., None], 3, axis=2), 'grey pictures of three channels; one is used', lambda m: m),
+    (lambda m: np.repeat(m[..., None], 3, axis=2), 'grey images of three channels; one is used', lambda m: m),
 ])
 def test_masks_that_are_converted(change: Callable, message: str, expected: Callable, config: Callable, ade: Path,
                                   shapes_root: Path, capsys: pytest.CaptureFixture):
@@ -146,7 +146,7 @@ def coloured(mask: np.ndarray) -> np.ndarray:
     (lambda m: np.repeat(np.where(m == m.max(), 9, m).astype(np.uint8)[..., None], 3, axis=2),
      'masks with values outside the classes: 1 (00003); values 9'),
     (coloured, '15 masks have one channel, the other 1 are coloured: make all alike'),
-    (photograph, 'coloured masks have more than 64 colours'),
+    (photograph, 'coloured masks have more than 64 colors'),
 ])
 def test_defects_that_stop(change: Callable, message: str, config: Callable, ade: Path, capsys: pytest.CaptureFixture):
     (ade / 'classes.txt').write_text('\n'.join(NAMES))
@@ -158,11 +158,11 @@ def test_defects_that_stop(change: Callable, message: str, config: Callable, ade
     assert not Path(own.work_dir).exists()
 
 
-def test_coloured_masks_without_a_list(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+def test_colored_masks_without_a_list(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
     (voc / 'labelmap.txt').unlink()
     with pytest.raises(UserError):
         use_data(config('upernet_ravlt_t'), str(voc), ('train', 'val'))
-    assert '12 masks are coloured (RGB), and nothing says which colour is which class' in capsys.readouterr().out
+    assert '12 masks are coloured (RGB), and nothing says which color is which class' in capsys.readouterr().out
 
 
 def test_smoothed_masks(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
@@ -180,12 +180,12 @@ def test_a_mask_that_cannot_be_read(config: Callable, ade: Path, capsys: pytest.
     assert 'masks that cannot be read: 1 (00003)' in capsys.readouterr().out
 
 
-def test_colours_that_the_list_lacks(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
+def test_colors_that_the_list_lacks(config: Callable, voc: Path, capsys: pytest.CaptureFixture):
     lines = (voc / 'labelmap.txt').read_text().splitlines()
     (voc / 'labelmap.txt').write_text('\n'.join(lines[:-1]))
     with pytest.raises(UserError):
         use_data(config('upernet_ravlt_t'), str(voc), ('train', 'val'))
-    assert 'masks have colours that' in capsys.readouterr().out
+    assert 'masks have colors that' in capsys.readouterr().out
 
 
 def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
@@ -196,7 +196,7 @@ def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys
     own = config('upernet_ravlt_t')
     use_data(own, str(ade), ('train', 'val'))
     printed = capsys.readouterr().out
-    assert 'mended train: images without a mask: 1 (00003); left out' in printed
+    assert 'corrected train: images without a mask: 1 (00003); left out' in printed
     assert 'note   train: masks without an image: 1 (00005.png); not used' in printed
     assert 'images without a mask that do not end in .png: 1 (extra.bmp); not used' in printed
     assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(12) if i not in (3, 5)]
@@ -215,7 +215,7 @@ def test_lists_that_name_what_is_not_there(config: Callable, voc: Path, capsys: 
     (voc / 'JPEGImages/00002.png').unlink()
     own = config('upernet_ravlt_t')
     use_data(own, str(voc), ('train', 'val'))
-    assert 'mended train: images that a list names, without a file: 1 (00002); left out' in capsys.readouterr().out
+    assert 'corrected train: images that a list names, without a file: 1 (00002); left out' in capsys.readouterr().out
     assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(9) if i != 2]
 
 

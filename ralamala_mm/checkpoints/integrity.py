@@ -38,7 +38,7 @@ def damage(path: Path) -> str | None:
 
 
 def training_progress(location: str | Path, trusted: bool | None = None) -> Mapping | None:
-    """The `meta` of a checkpoint that a training can go on from; None if it is not one.
+    """The `meta` of a checkpoint that a training can continue from; None if it is not one.
 
     Args:
         location: path, or URL of any store that `read_checkpoint` knows.
@@ -55,8 +55,8 @@ def training_progress(location: str | Path, trusted: bool | None = None) -> Mapp
     return meta if all(isinstance(count, int) and count >= 0 for count in counts) else None
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in a work directory from which a training can go on, and what is told of others.
+def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in a work directory from which a training can continue, and what is told of others.
 
     Newest by the time that the checkpoints themselves record, as copying a folder changes the files' times, and of the same
     time by the iterations behind it. No code is run from any of them, whatever the command line says: nobody has named them.
