@@ -42,7 +42,7 @@ def number(name: str, default: int, least: int = 0) -> int:
     """An environment variable that counts something."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f'{name}={text} is not a whole number of at least {least}')
+        raise UserError(f'{name} must be an integer of at least {least}, got {text}')
     return int(text)
 
 

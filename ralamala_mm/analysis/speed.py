@@ -182,7 +182,7 @@ def subject_ops(subject: str, shape: tuple[int, int, int, int], element_size: in
     backbone = config.model.backbone
     family = family_of(backbone.type)
     if family is None:
-        raise UserError(f'the floor is counted of {any_family()}, not of {backbone.type} in {subject}')
+        raise UserError(f'the lower bound is known for {any_family()}, not for {backbone.type} in {subject}')
     variant = resolve_variant(backbone.get('arch', 's'), family.variants)
     linear_stages = backbone.get('linear_stages', LINEAR_STAGES)
     if stage is None:

@@ -112,7 +112,7 @@ class Work:
                     self._do_film(source)
         print(self._summary(), flush=True)
         if self.failed:
-            raise UserError(f'{len(self.failed)} of {len(self.sources)} inputs could not be predicted, as told above: '
+            raise UserError(f'{len(self.failed)} of {len(self.sources)} inputs could not be predicted, as reported above: '
                             f'{", ".join(self.failed[:_NAMED])}{", …" if len(self.failed) > _NAMED else ""}')
 
     def _do_images(self, sources: list[Source]) -> None:

@@ -91,7 +91,7 @@ def find_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         there = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
-        raise UserError(f'--device {name} is not to be had here, but {", ".join(["cpu", *there])}') from error
+        raise UserError(f'device {name} is not available; available: {", ".join(["cpu", *there])}') from error
     return device
 
 
@@ -286,9 +286,9 @@ class Predictor:
     def __init__(self, model: nn.Module, batch_size: int = 1, score_threshold: float = 0.0, classes: Sequence[str] | None = None,
                  tile: int | None = None, overlap: int | None = None, tta: bool = False):
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f'a batch of {batch_size} images: it takes a whole number from 1')
+            raise OptionError(f'batch size must be a positive integer, got {batch_size}')
         if not 0 <= score_threshold <= 1:
-            raise OptionError(f'a score threshold of {score_threshold}: scores lie between 0 and 1')
+            raise OptionError(f'score threshold must be between 0 and 1, got {score_threshold}')
         self.model = model
         self.segments = is_segmentor(model)
         self.batch_size = batch_size

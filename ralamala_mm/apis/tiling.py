@@ -68,10 +68,10 @@ def check_tiles(tile: int | None, overlap: int | None) -> int:
             raise OptionError('--overlap is the overlap of tiles: give --tile SIZE too')
         return 0
     if not isinstance(tile, int) or tile < SMALLEST:
-        raise OptionError(f'--tile {tile}: tiles have a whole number of pixels, {SMALLEST} at least')
+        raise OptionError(f'--tile must be an integer of at least {SMALLEST} pixels, got {tile}')
     overlap = tile // 4 if overlap is None else overlap
     if not isinstance(overlap, int) or not 0 <= overlap < tile:
-        raise OptionError(f'--overlap {overlap}: it takes a whole number from 0 to {tile - 1}, less than the tile')
+        raise OptionError(f'--overlap must be an integer from 0 to {tile - 1}, less than the tile size, got {overlap}')
     return overlap
 
 

@@ -2,6 +2,6 @@
 
 from .config import check_paths, set_data_root, use_checked_loading, use_skipping
 from .images import LoadCheckedImage
-from .user_data import prepare_data, use_data
+from .user_data import use_data
 
-__all__ = ['LoadCheckedImage', 'check_paths', 'prepare_data', 'set_data_root', 'use_checked_loading', 'use_data', 'use_skipping']
+__all__ = ['LoadCheckedImage', 'check_paths', 'set_data_root', 'use_checked_loading', 'use_data', 'use_skipping']

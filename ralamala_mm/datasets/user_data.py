@@ -12,7 +12,7 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
 from .coco import CheckedSplit, CocoSplit, category_names, check_split, corrected_copy, find_coco
-from .config import check_paths, config_classes, datasets_of, replace_transforms, set_classes, set_data_root, use_checked_loading
+from .config import check_paths, config_classes, datasets_of, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, shared_files
 from .mask_files import (
     IGNORED,
@@ -298,29 +298,6 @@ _WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix',
 _COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
          'annotations/instances_default.json')
 _MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
-
-
-def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, show: bool = True,
-                 weights_classes: Sequence[str] | None = None) -> Report | None:
-    """The order in which a config gets its data: the folder of `--data`, paths that exist, readers that check what they read.
-
-    Args:
-        config: changed in place.
-        modes: the data loaders that will be used, of 'train', 'val', 'test'.
-        data: the folder, None for what the config names.
-        show: print the report on the folder.
-        weights_classes: as in `use_data`.
-
-    Returns:
-        The report, None without a folder or for other data sets.
-
-    Raises:
-        UserError: as in `use_data` and `check_paths`.
-    """
-    report = use_data(config, data, modes, show, weights_classes) if data else None
-    check_paths(config, modes)
-    use_checked_loading(config)
-    return report
 
 
 def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -24,6 +24,7 @@ from ralamala_mm.checkpoints.integrity import damage, newest_complete, training_
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
+from .distributed import from_rank_0
 from .interruption import Stop
 from .work_dir import claim_work_dir
 
@@ -306,7 +307,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
     given = config.get('load_from')
     if given and given.startswith(('http://', 'https://')):
         given = str(fetch(given))  # by each process, as each node keeps what it downloads
-    path, seed, notes = _as_the_first(lambda: _choose(config, given))
+    path, seed, notes = from_rank_0(lambda: _choose(config, given))
     if path is None:
         config.resume, config.load_from = False, start
         return notes
@@ -314,24 +315,6 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
     if isinstance(seed, int):
         config.randomness = dict(config.get('randomness') or {}, seed=seed)
     return notes
-
-
-def _as_the_first(choose: Callable[[], tuple]) -> tuple:
-    """What rank 0 chooses, for all: a folder may look otherwise from another node, or a moment later.
-
-    Raises:
-        UserError: that process's own, in all of them.
-    """
-    found = [None, None]
-    if is_main_process():
-        try:
-            found[0] = choose()
-        except UserError as error:
-            found[1] = error.sentence
-    broadcast_object_list(found)
-    if found[1]:
-        raise UserError(found[1])
-    return found[0]
 
 
 def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, list[str]]:
@@ -345,7 +328,7 @@ def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, 
         if '://' not in path:
             check_file(Path(path), path)
             if problem := damage(Path(path)):
-                raise UserError(f'checkpoint {path} is damaged: {problem}; --resume without a path takes the newest whole one')
+                raise UserError(f'checkpoint {path} is damaged: {problem}; --resume without a path takes the newest complete one')
     meta = training_progress(path)
     if meta is None:
         raise UserError(f'{path} holds weights but no training state to resume: start from it with '
@@ -362,7 +345,7 @@ def _newest(config: Config) -> tuple[str | None, list[str]]:
     if path is not None:
         return str(path), notes
     if notes:
-        raise UserError(f'--resume: no checkpoint in {folder} is whole ({"; ".join(notes)}); move them away to start from the '
+        raise UserError(f'--resume: no checkpoint in {folder} is complete ({"; ".join(notes)}); move them away to start from the '
                         'beginning')
     if pointed and ('://' in pointed or Path(pointed).parent.resolve() != Path(folder).resolve()):
         raise UserError(f'--resume: there is no checkpoint in {folder}, but {config.work_dir}/{POINTER} names {pointed}: see '

@@ -108,7 +108,7 @@ def prepare_config(args: argparse.Namespace) -> Config:
         raise UserError(f'config {args.config} has no model')
     for name, count in (config.get('train_cfg') or {}).items():
         if name in ('max_epochs', 'max_iters') and (not isinstance(count, int) or count < 1):
-            raise UserError(f'train_cfg.{name} is {count!r}: it takes a whole number from 1')
+            raise UserError(f'train_cfg.{name} must be a positive integer, got {count!r}')
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     for mode in MODES:

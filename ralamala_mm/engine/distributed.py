@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist
+from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import Tensor, distributed, nn
@@ -32,6 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ralamala_mm.errors import UserError
 
+Result = TypeVar('Result')
 _GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
 _ANY_PORT = 9  # nothing is sent: connecting a datagram socket only looks the route up
 
@@ -135,6 +137,24 @@ def start_processes(config: Config) -> None:
                            find_unused_parameters=config.get('find_unused_parameters', False)))
     if rank == 0:
         print_log(f'WARNING: no GPU is visible; {world_size} processes train on the CPU over gloo.')
+
+
+def from_rank_0(function: Callable[[], Result]) -> Result:
+    """What a function returns on rank 0, on all ranks: a folder may look otherwise from another node, or a moment later.
+
+    Raises:
+        UserError: rank 0's, on all of them.
+    """
+    found = [None, None]
+    if is_main_process():
+        try:
+            found[0] = function()
+        except UserError as error:
+            found[1] = error.sentence
+    broadcast_object_list(found)
+    if found[1]:
+        raise UserError(found[1])
+    return found[0]
 
 
 def _first_node(launcher: str, world_size: int) -> str:
@@ -263,7 +283,7 @@ def count_processes(asked: str) -> int:
                         'built for CUDA')
     if asked in ('auto', 'gpu', 'cpu'):
         return gpus if gpus and asked != 'cpu' else len(os.sched_getaffinity(0))
-    raise UserError(f'the number of GPUs must be a whole number or auto, not {asked}')
+    raise UserError(f'the number of GPUs must be an integer or auto, got {asked}')
 
 
 def await_name(host: str, seconds: float = _NAME_TIME) -> None:

@@ -1,12 +1,13 @@
 """A training or an evaluation from its command line: the changes to its config, in the order in which they need each other."""
 
 import argparse
+from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 from mmengine.config import Config
 
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
-from ralamala_mm.datasets import prepare_data, use_skipping
+from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
 
 from .checkpointing import claim_folders, use_resume
 from .config import (
@@ -20,8 +21,38 @@ from .config import (
     use_test_time_augmentation,
     use_visualization,
 )
-from .distributed import launched_rank, start_processes
+from .distributed import from_rank_0, launched_rank, start_processes
 from .work_dir import use_recorders
+
+
+def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, checkpoint: str | None = None) -> str | None:
+    """Gives a config its data: the folder of `--data`, paths that exist, readers that check what they read.
+
+    Args:
+        config: changed in place.
+        modes: the data loaders that will be used, of 'train', 'val', 'test'.
+        data: the folder, None for what the config names. Rank 0 alone inspects it, and prints the report.
+        checkpoint: of the weights that are tested, whose labels have their own order: the folder may list the same classes in
+            another.
+
+    Returns:
+        The report, None without a folder or for other data sets.
+
+    Raises:
+        UserError: the data, or a file that the config names, cannot be used.
+    """
+    report = None
+    if data:
+        def inspect() -> tuple[str | None, tuple]:
+            classes = recorded_classes(read_checkpoint(checkpoint, tensors=False)) if checkpoint else None
+            found = use_data(config, data, modes, weights_classes=classes)
+            return found and str(found), config.__getstate__()
+
+        report, state = from_rank_0(inspect)
+        config.__setstate__(state)
+    check_paths(config, modes)
+    use_checked_loading(config)
+    return report
 
 
 class Training(NamedTuple):
@@ -49,11 +80,11 @@ def prepare_training(args: argparse.Namespace) -> Training:
     claims = claim_folders(config) if is_first else []
     start_processes(config)
     resumed = use_resume(config, args.resume)
-    report = prepare_data(config, ['train', 'val'], args.data, show=is_first)
+    report = prepare_data(config, ['train', 'val'], args.data)
     use_skipping(config, args.skip_bad_images, starts_list=is_first)
     use_recorders(config, args.log_to)
     notes = [report, *resumed, resolve_pretrained(config)]
-    return Training(config, [str(note) for note in notes if note], claims)
+    return Training(config, [note for note in notes if note], claims)
 
 
 def prepare_evaluation(args: argparse.Namespace) -> Config:
@@ -65,12 +96,10 @@ def prepare_evaluation(args: argparse.Namespace) -> Config:
     config = prepare_config(args)
     config.load_from = args.checkpoint
     check_output(config, args.out)
-    # The labels in the weights have their own order; a folder may list the same classes in another.
-    classes = recorded_classes(read_checkpoint(args.checkpoint)) if args.data else None
-    prepare_data(config, ['test'], args.data, show=launched_rank(args.launcher) == 0, weights_classes=classes)
+    start_processes(config)
+    prepare_data(config, ['test'], args.data, args.checkpoint)
     use_visualization(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)
     if args.tta:
         use_test_time_augmentation(config)
-    start_processes(config)
     return config

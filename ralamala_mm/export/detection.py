@@ -48,18 +48,16 @@ def check_detector(model: nn.Module) -> None:
         _check_settings(model.rpn_head.test_cfg, 'test_cfg.rpn', ['nms_pre', 'max_per_img'])
         _check_settings(roi_head.test_cfg, 'test_cfg.rcnn', ['max_per_img'])
         if roi_head.with_mask and roi_head.test_cfg.mask_thr_binary < 0:
-            raise UserError('test_cfg.rcnn.mask_thr_binary below 0 asks for masks of grey values, which are not written for ONNX '
-                            'here: set it to 0.5')
+            raise UserError('ONNX export needs test_cfg.rcnn.mask_thr_binary of at least 0, such as 0.5')
     for head in _box_heads(model):
         check_type(head.bbox_coder, ['DeltaXYWHBBoxCoder'])
         if getattr(head, 'custom_cls_channels', False) or getattr(head.loss_cls, 'custom_cls_channels', False):
-            raise UserError(f'the activation of {type(head.loss_cls).__name__} is not written for ONNX here: '
-                            'it remains after the head')
+            raise UserError(f'ONNX export does not support the activation of {type(head.loss_cls).__name__}')
     for extractor in _extractors(model):
         check_type(extractor, ['SingleRoIExtractor'])
         check_type(extractor.roi_layers[0], ['RoIAlign'])
         if extractor.roi_layers[0].pool_mode != 'avg':
-            raise UserError("RoIAlign by pool_mode 'max' is not written for ONNX here ('avg' is): the second stage remains")
+            raise UserError("ONNX export supports RoIAlign pool_mode='avg' only")
 
 
 def check_type(part: object, known: Sequence[str]) -> None:
@@ -69,21 +67,20 @@ def check_type(part: object, known: Sequence[str]) -> None:
         UserError: it is not.
     """
     if type(part).__name__ not in known:
-        raise UserError(f'{type(part).__name__} is not written for ONNX here ({" or ".join(known)} is): --backbone-only exports '
-                        'a RAVLT or MALA alone, and neck and heads remain to be done outside')
+        raise UserError(f'ONNX export supports {" or ".join(known)}, not {type(part).__name__}: --backbone-only exports the '
+                        'backbone of any model')
 
 
 def _check_settings(settings: dict, name: str, limits: Sequence[str]) -> None:
     nms = settings.get('nms') or dict(type=None)
     if nms.get('type', 'nms') != 'nms':
-        raise UserError(f"{name} names the suppression '{nms['type']}', which ONNX lacks: set {name}.nms.type to 'nms', "
-                        'or it remains to be done outside')
+        raise UserError(f"ONNX export supports NMS of type 'nms', not '{nms['type']}': set {name}.nms.type='nms'")
     if unknown := [key for key in nms if key not in _NMS_SETTINGS]:
-        raise UserError(f'{name}.nms.{unknown[0]} is not written for ONNX here ({", ".join(_NMS_SETTINGS)} are): take it out of '
-                        'the config')
+        raise UserError(f'ONNX export does not support {name}.nms.{unknown[0]} (supported: {", ".join(_NMS_SETTINGS)}): remove '
+                        'it from the config')
     for key in limits:
         if settings.get(key, -1) < 1:
-            raise UserError(f'{name}.{key} sets no limit, and ONNX files are written with one: set it to 1000, for example')
+            raise UserError(f'ONNX export needs a positive {name}.{key}, such as 1000')
 
 
 def _box_heads(model: nn.Module) -> list[nn.Module]:

@@ -20,14 +20,14 @@ def check_segmentor(model: nn.Module) -> None:
     """
     check_type(model, ['EncoderDecoder'])
     if model.test_cfg.get('mode', 'whole') != 'whole':
-        raise UserError(f"test_cfg.mode '{model.test_cfg.mode}' cuts images in Python, which no graph holds: set it to "
-                        "'whole', and the windows and their merging remain to be done outside")
+        raise UserError(f"ONNX export supports test_cfg.mode='whole', not '{model.test_cfg.mode}', whose windows Python cuts and "
+                        "merges: set model.test_cfg.mode='whole'")
     if model.decode_head.out_channels < 2:
-        raise UserError('a segmentor with one output and a threshold is not written for ONNX here: use num_classes=2')
+        raise UserError('ONNX export does not support a segmentor with one output and a threshold: use num_classes=2')
     test_cfg = getattr(model.data_preprocessor, 'test_cfg', None) or {}
     if test_cfg.get('size'):
-        raise UserError('data_preprocessor.test_cfg.size pads every image to one size, which leaves nothing to be open: '
-                        'take it out of the config, or pad outside')
+        raise UserError('ONNX export needs open sizes, and data_preprocessor.test_cfg.size pads every image to one: remove it '
+                        'from the config')
 
 
 class Segmentor(nn.Module):

@@ -114,7 +114,7 @@ def test_what_cannot_be_measured():
         prepare(Task('ravlt_t', 'train', (1, 3, 64, 64), 'eager', 'cpu', 'float32', 1))
     with pytest.raises(UserError, match=r'PyramidVisionTransformerV2 in \S+ has no with_cp'):
         prepare(Task('mmdet::retinanet_pvtv2-b0_fpn_1x_coco', 'forward', (1, 3, 64, 64), '-', 'cpu', 'float32', 1, with_cp=True))
-    with pytest.raises(UserError, match='counted of RAVLT or MALA, not of ResNet'):
+    with pytest.raises(UserError, match='known for RAVLT or MALA, not for ResNet'):
         subject_ops(RESNET, (1, 3, 64, 64), 4)
 
 

@@ -105,7 +105,7 @@ def test_damaged_ones_are_passed_over(folder: Path, break_it):
 def test_no_whole_one(folder: Path):
     for path in folder.glob('*.pth'):
         cut_short(path)
-    with pytest.raises(UserError, match=r'no checkpoint in .* is whole .*epoch_1.pth.*move them away'):
+    with pytest.raises(UserError, match=r'no checkpoint in .* is complete .*epoch_1.pth.*move them away'):
         use_resume(config_of(folder), 'auto')
 
 
@@ -208,7 +208,7 @@ if not rank:
 try:
     use_resume(made, 'auto')
 except UserError as error:
-    assert 'is whole (epoch_4.pth is passed over)' in error.sentence
+    assert 'is complete (epoch_4.pth is passed over)' in error.sentence
     print('refused')
 
 done = []

@@ -76,7 +76,7 @@ def test_processes_of_a_node(monkeypatch: pytest.MonkeyPatch):
         count_processes('gpu')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     assert [count_processes(asked) for asked in ('3', 'auto', 'gpu', 'cpu')] == [3, 4, 4, cores]
-    with pytest.raises(UserError, match='must be a whole number or auto, not many'):
+    with pytest.raises(UserError, match='must be an integer or auto, got many'):
         count_processes('many')
 
 

@@ -29,7 +29,7 @@ def test_a_segmentor_is_written_and_checked(call, tmp_path: Path):
     (['--format', 'pretrained', '--backbone-only', '--out', 'README.md'], 'README.md is a file'),
     (['--format', 'onnx', '--out', 'README.md/model.onnx'], 'README.md is a file'),
     (['--format', 'onnx', '--shape', '8', '8'], 'at least 64 64'),
-    (['--format', 'onnx', '--cfg-options', 'model.test_cfg.mode=slide'], "'slide' cuts images"),
+    (['--format', 'onnx', '--cfg-options', 'model.test_cfg.mode=slide'], "test_cfg.mode='whole', not 'slide'"),
 ])
 def test_mistakes_are_told_in_a_sentence(call, tmp_path: Path, options: list[str], told: str):
     done = call('python', 'tools/export.py', TINY, '--out', tmp_path / 'out', *options)

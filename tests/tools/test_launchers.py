@@ -58,7 +58,7 @@ def test_restarts_that_are_refused(launch: ModuleType, script: str, arguments: l
 @pytest.mark.parametrize(('nodes', 'rank', 'variables', 'sentence'), [
     (2, 0, {}, 'NNODES=2 needs MASTER_ADDR'),
     (2, 2, dict(MASTER_ADDR='127.0.0.1'), 'numbered from 0 to 1'),
-    (2, 0, dict(MASTER_ADDR='127.0.0.1', PORT='a'), 'PORT=a is not a whole number of at least 0'),
+    (2, 0, dict(MASTER_ADDR='127.0.0.1', PORT='a'), 'PORT must be an integer of at least 0, got a'),
     (2, 1, dict(MASTER_ADDR='no-such-node.invalid'), 'MASTER_ADDR=no-such-node.invalid is not known on this node'),
 ])
 def test_nodes_that_cannot_meet(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, nodes: int, rank: int, variables: dict,
@@ -350,4 +350,4 @@ def test_what_slurm_launchers_refuse(slurm: Path):
         assert re.fullmatch(r'error: SBATCH=1 continues from the newest checkpoint.*\.\n', result.stderr)
         assert result.returncode == 1
     result = submit('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', GPUS='eight')
-    assert result.stderr == 'error: GPUS=eight is not a whole number of at least 1.\n'
+    assert result.stderr == 'error: GPUS must be an integer of at least 1, got eight.\n'

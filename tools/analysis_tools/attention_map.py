@@ -46,7 +46,7 @@ def block_number(text: str) -> tuple[int, int]:
 
 def head_number(text: str) -> int:
     if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f'{text} is not a number from 1')
+        raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
     return int(text)
 
 

@@ -37,9 +37,9 @@ IMAGES = ('.png', '.pdf', '.svg', '.jpg')
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a whole number from 1 on')
+        raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
     return int(text)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statistics
 from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.apis.drawing import palette_of
-from ralamala_mm.datasets import prepare_data
 from ralamala_mm.datasets.config import MODES
-from ralamala_mm.engine import add_cfg_options, prepare_config, run
+from ralamala_mm.engine import add_cfg_options, prepare_config, prepare_data, run
 from ralamala_mm.errors import UserError
 
 

@@ -9,7 +9,6 @@ import torch
 
 from ralamala_mm.analysis.speed import machine
 from ralamala_mm.analysis.steps import as_summary, as_table, measure_evaluation, measure_training, measure_worker
-from ralamala_mm.datasets import prepare_data
 from ralamala_mm.datasets.config import datasets_of
 from ralamala_mm.engine import (
     Console,
@@ -18,6 +17,7 @@ from ralamala_mm.engine import (
     drop_validation,
     launched_rank,
     prepare_config,
+    prepare_data,
     resolve_pretrained,
     run,
     runner_parser,
@@ -35,7 +35,8 @@ def main(args: argparse.Namespace) -> None:
     config = prepare_config(args)
     if args.amp:
         use_amp(config, args.amp)
-    prepare_data(config, ['train', 'val'], args.data, show=launched_rank(args.launcher) == 0)
+    start_processes(config)
+    prepare_data(config, ['train', 'val'], args.data)
     resolve_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it
@@ -43,7 +44,6 @@ def main(args: argparse.Namespace) -> None:
         drop_validation(config)
     for _, dataset in datasets_of(config, ['val']):
         dataset.indices = args.val_images  # the first so many
-    start_processes(config)
     runner = build_runner(config, Console.ERRORS)
 
     training = measure_training(runner, args.iterations)
