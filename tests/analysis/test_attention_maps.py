@@ -154,8 +154,8 @@ def test_compiled_backbones_and_large_images(call, command: list, tmp_path: Path
 @pytest.mark.parametrize(('options', 'code', 'told'), [
     (['--point', 80, 40], 1, 'lies outside'),
     (['--point', -1, 0], 1, 'lies outside'),
-    (['--point', 0, 0, '--head', 0], 2, '0 is not a number from 1'),
-    (['--point', 0, 0, '--head', -1], 2, '-1 is not a number from 1'),
+    (['--point', 0, 0, '--head', 0], 2, '0 is not a positive integer'),
+    (['--point', 0, 0, '--head', -1], 2, '-1 is not a positive integer'),
     (['--point', 0, 0, '--head', 9], 1, '--head 9: stage 1, block 1 has 1'),
     (['--point', 0, 0, '--out', 'README.md'], 1, 'README.md is a file'),
 ])

@@ -188,8 +188,8 @@ def test_weights_for_other_classes_bring_theirs_along(tmp_path: Path):
     (lambda model: predict(model, IMAGES[0], tile=100, overlap=100), 'must be an integer from 0 to 99'),
     (lambda model: load_model(MASKS, 'nowhere.pth'), 'checkpoint nowhere.pth does not exist'),
     (lambda model: load_model('nowhere.py'), 'config nowhere.py does not exist'),
-    (lambda model: load_model(MASKS, device='abacus'), '--device abacus'),
-    (lambda model: load_model(MASKS, device='cuda:63'), '--device cuda:63'),
+    (lambda model: load_model(MASKS, device='abacus'), 'device abacus is not available; available: cpu'),
+    (lambda model: load_model(MASKS, device='cuda:63'), 'device cuda:63 is not available; available: cpu'),
     (lambda model: load_model(Config(dict(model=dict(type='RAVLT')))), 'default_scope None'),
 ])
 def test_mistakes_are_told_in_a_sentence(detector: nn.Module, mistake: Callable, sentence: str):

@@ -247,7 +247,7 @@ def test_images_of_any_shape_are_shown(shape: tuple[int, int]):
 
 
 def test_devices_that_are_not_there(tmp_path: Path):
-    with pytest.raises(UserError, match='--device abacus'):
+    with pytest.raises(UserError, match='device abacus is not available'):
         make_report([write_work_dir(tmp_path / 'work', 'mmdet', 'coco/bbox_mAP')], tmp_path / 'page.html', 3, device='abacus')
 
 
