@@ -186,8 +186,9 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         return tuple(maps)
 
     def fuse_for_inference(self) -> 'HybridVisionTransformer':
-        """Makes the backbone faster, in place and for good: batch norms and LayerNorm's weights go into the convolutions
-        beside them. Load the weights before; call it under `eval()`.
+        """Folds batch norms and the weights of LayerNorms into the convolutions beside them, in place and for good.
+
+        It saves memory, and on a CPU no time (docs/performance.md). Load the weights before; call it under `eval()`.
 
         Raises:
             OptionError: in training mode, whose batch statistics cannot be taken into weights.
