@@ -131,7 +131,7 @@ class GatedAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, attention: str):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, channels // num_heads
         self.attention = attention
         self.qkvo = nn.Conv2d(channels, 4 * channels, 1)
         self.lepe = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
@@ -151,8 +151,7 @@ class GatedAttention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, N, L, D]`."""
-        head_dim = self.proj.in_channels // self.num_heads
-        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_heads, head_dim).transpose(1, 2)
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)
 
     def mix(self, attended: Tensor, value: Tensor, gate: Tensor) -> Tensor:
         return (attended + self.lepe(value)) * gate
@@ -175,24 +174,34 @@ class FeedForward(nn.Module):
         return self.fc2(x + self.dwconv(x))
 
 
-def add_convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def is_plain(convolution: nn.Module) -> bool:
+    """Whether a convolution computes with its weight and bias alone, so that they can be taken from it.
+
+    Not if it is wrapped (LoRA, quantization), parametrized, pruned, or has hooks, which a call of it alone would run.
+    """
+    hooks = (convolution._forward_pre_hooks, convolution._forward_hooks, convolution._backward_pre_hooks,
+             convolution._backward_hooks)
+    return type(convolution) is nn.Conv2d and not any(hooks)
+
+
+def add_convolved(convolution: nn.Module, x: Tensor) -> Tensor:
     """x + convolution(x), in fp32 as one convolution whose kernels have 1 added in the middle.
 
     Not where the convolution would round x: in half precision, and in the TF32 of NVIDIA's GPUs.
     """
     rounds = ops.compute_dtype(x) != torch.float32 or (x.is_cuda and torch.backends.cudnn.allow_tf32)
-    if ops.is_naive() or rounds:
+    if ops.is_naive() or rounds or not is_plain(convolution):
         return x + convolution(x)
     identity = F.pad(x.new_ones(1, 1, 1, 1), [size // 2 for size in convolution.kernel_size for _ in range(2)])
     return F.conv2d(x, convolution.weight + identity, convolution.bias, padding=convolution.padding, groups=convolution.groups)
 
 
-def scaled_projection(projection: nn.Conv2d, scale: Tensor, x: Tensor) -> Tensor:
+def scaled_projection(projection: nn.Module, scale: Tensor, x: Tensor) -> Tensor:
     """scale · projection(x); in fp32 the scale goes into the weights, which spares keeping projection(x) for its gradient.
 
     Not in half precision, where a scale of 1e-6 would leave weights that round to 0.
     """
-    if ops.compute_dtype(x) != torch.float32:
+    if ops.compute_dtype(x) != torch.float32 or not is_plain(projection):
         return scale * projection(x)
     return F.conv2d(x, scale.view(-1, 1, 1, 1) * projection.weight, scale.flatten() * projection.bias)
 
@@ -201,8 +210,7 @@ class Block(nn.Module):
     """Convolutional position, attention and feed-forward, each residual; the latter two with layer scale.
 
     `_forward_naive` says what is computed; `forward` computes it with less kept for the backward pass: the block's
-    input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map. Of the
-    convolutions it may take the weights alone: what hooks or wraps them is then passed over.
+    input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map.
     """
 
     def __init__(self, channels: int, num_heads: int, attention: str, mlp_ratio: float, drop_path: float,

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, prune
 
 from ralamala_mm import MALA, RAVLT
 
@@ -300,3 +301,43 @@ def test_blocks_compile_to_one_graph_for_all_sizes(backbone_class: type, path: s
             after_two_sizes = graphs.frame_count
     # The first size is taken as fixed, the second as one of many; no later one is new.
     assert graphs.frame_count == after_two_sizes <= 2 * len({tuple(stage.blocks[0].gamma_1.shape) for stage in plain.layers}) + 4
+
+
+def wrap(block: nn.Module) -> None:
+    """Layers as fine-tuning, pruning and quantization leave them: around a convolution, parametrized, with hooks."""
+    class Adapted(nn.Module):
+        def __init__(self, convolution: nn.Conv2d):
+            super().__init__()
+            self.base, self.more = convolution, nn.Conv2d(convolution.in_channels, convolution.out_channels, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.base(x) + self.more(x)
+
+    block.attn.proj = Adapted(block.attn.proj)
+    prune.random_unstructured(block.pos, 'weight', amount=0.5)
+    parametrizations.spectral_norm(block.ffn.dwconv)
+    block.ffn.fc2.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+@pytest.mark.parametrize('backend', ['eager', 'naive'])
+def test_layers_that_are_wrapped_pruned_or_hooked_take_part(backend: str, monkeypatch: pytest.MonkeyPatch):
+    """Each of them changes the result of one block; the paths agree on what it is, and on all gradients."""
+    monkeypatch.setenv('RALAMALA_BACKEND', backend)
+    torch.manual_seed(0)
+    plain = RAVLT(TINY, norm_cfg=dict(type='BN')).eval()
+    wrapped = copy.deepcopy(plain)
+    for stage in wrapped.layers:
+        for block in stage.blocks:
+            wrap(block)
+    image = torch.randn(1, 3, 48, 64)
+    maps = wrapped.eval()(image)
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(maps, plain(image), strict=True))
+    sum(x.square().mean() for x in maps).backward()
+    gradients = {name: p.grad for name, p in wrapped.named_parameters()}
+    wrapped.zero_grad()
+    monkeypatch.setenv('RALAMALA_BACKEND', 'naive')
+    expected = wrapped(image)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+    sum(x.square().mean() for x in expected).backward()
+    for name, p in wrapped.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad, rtol=1e-3, atol=1e-5, msg=name)
