@@ -1,12 +1,12 @@
 """The families of backbones: the sizes that they come in, and what the rest of the package knows of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from ralamala_mm.errors import OptionError
 
 NUM_STAGES = 4
-LINEAR_STAGES = (0, 1)  # with linear attention, in the released models
+LINEAR_STAGES = (0, 1)  # of the released models
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Variant:
         for channels, heads in zip(self.embed_dims, self.num_heads, strict=True):
             if channels % (4 * heads):
                 raise OptionError(f'{channels} channels in {heads} heads: the rotary position needs channels per head '
-                                 'to be a whole multiple of 4')
+                                 'to be a multiple of 4')
 
 
 VARIANTS = {
@@ -63,7 +63,7 @@ def resolve_variant(arch: str | dict, variants: Mapping[str, Variant] = VARIANTS
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """What a linear attention moves and computes at least, see `analysis.floor`, in maps of `[B, N, L, D]`.
+    """What a linear attention moves and computes at least, see `analysis.roofline`, in maps of `[B, N, L, D]`.
 
     Beside the products of each token with the k·v buffer, which all have, there are those of each token with a vector.
     """
@@ -84,6 +84,7 @@ class Family:
         classifier_widths: of the 1×1 convolution before the classifier in files of ImageNet weights, which tells the family.
         released: where weights to start from can be had, for a sentence to the user.
         variants: sizes by name.
+        linear_stages: stages, from 0, with linear attention, where a backbone's argument does not say otherwise.
     """
 
     name: str
@@ -92,9 +93,10 @@ class Family:
     classifier_widths: tuple[int, ...] = ()
     released: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
+    linear_stages: tuple[int, ...] = LINEAR_STAGES
 
 
-# By name; `backbones.hybrid.register_family` adds to it.
+# By name; `backbones.hybrid.register_family` adds to it, while `ralamala_mm` is imported to those of this package.
 FAMILIES: dict[str, Family] = {}
 
 
@@ -104,21 +106,17 @@ def family_of(backbone_type: 'str | type') -> Family | None:
     return FAMILIES.get(name.rpartition('.')[2])
 
 
-def check_linear_stages(stages: Sequence[int]) -> tuple[int, ...]:
+def check_linear_stages(stages: Iterable[int]) -> tuple[int, ...]:
     """The stages in order, each once.
 
     Raises:
         OptionError: they are not stages.
     """
-    are_stages = isinstance(stages, Iterable) and all(stage in range(NUM_STAGES) for stage in stages)
-    if not are_stages:
-        raise OptionError(f'linear_stages must name stages from 0 to {NUM_STAGES - 1}, such as {LINEAR_STAGES}, not {stages}')
-    return tuple(sorted(set(stages)))
-
-
-def in_words(stages: Sequence[int]) -> str:
-    """'1, 2' for the stages 0 and 1, as they are counted in sentences."""
-    return ', '.join(str(stage + 1) for stage in stages) or 'none'
+    given = tuple(stages) if isinstance(stages, Iterable) and not isinstance(stages, str) else None
+    if given is None or not all(stage in range(NUM_STAGES) for stage in given):
+        raise OptionError(f'linear_stages must name stages from 0 to {NUM_STAGES - 1}, such as {LINEAR_STAGES}, not '
+                          f'{stages if given is None else given}')
+    return tuple(sorted(set(given)))
 
 
 def any_family() -> str:

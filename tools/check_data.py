@@ -1,4 +1,4 @@
-"""Looks at a config's data before one trains: python tools/check_data.py configs/maskrcnn_ravlt_s.py --data my_images"""
+"""Inspects a config's data before training: python tools/check_data.py configs/maskrcnn_ravlt_s.py --data my_images"""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Look at every image, annotation and mask that a config would read.')
+    parser = argparse.ArgumentParser(description='Inspect every image, annotation and mask that a config would read.')
     parser.add_argument('config', help='config file')
     parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
     parser.add_argument('--splits', nargs='+', choices=MODES, default=MODES, help='all by default')

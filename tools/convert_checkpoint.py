@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def build_matching(findings: Findings) -> tuple[object, dict]:
     """The model that the file is of, and the file's entries as that model names them."""
-    family = findings.family or next(iter(FAMILIES))  # the names and shapes of all are the same
+    # Without a record: the names and shapes of all families that have the size are the same.
+    family = findings.family or next(name for name, family in FAMILIES.items() if findings.size in family.variants)
     if findings.head is None:
         backbone = MODELS.get(family)(findings.size, linear_stages=findings.linear_stages)
         return backbone, backbone_weights(findings.weights, None)
@@ -55,6 +56,6 @@ if __name__ == '__main__':
     parser.add_argument('input', metavar='IN', help='path or URL of a checkpoint')
     parser.add_argument('output', metavar='OUT', type=Path, help='file to write')
     parser.add_argument('--backbone', choices=[name.lower() for name in FAMILIES],
-                        help='for files that do not say which they are of')
+                        help='family of a file that does not record it')
     add_trust_option(parser)
     run(parser, main)

@@ -1,4 +1,4 @@
-"""The whole way on built-in data: make images, train Mask R-CNN with RAVLT-T, evaluate, draw.  make demo"""
+"""The complete workflow on built-in data: make images, train Mask R-CNN with RAVLT-T, evaluate, draw.  make demo"""
 
 import argparse
 import sys

@@ -156,7 +156,7 @@ def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
 
     def write_and_check(path: Path) -> None:
         print(f'Writing {out} …', flush=True)
-        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export inspects the ending
+        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export looks at the suffix
         try:
             write(named)
             for image, what, found, rounding in differences(named):
@@ -190,7 +190,7 @@ def main(args: argparse.Namespace) -> None:
 
         need_onnx()
     elif not args.backbone_only:
-        raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the whole model')
+        raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the full model')
     if min(args.shape) < 64:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
     images = example_images(args)

@@ -16,7 +16,7 @@ if __name__ == '__main__':
     parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:1, …; a GPU if there is one by default')
     parser.add_argument('--score-threshold', type=float, metavar='S', help='detections below it are left out; 0.3 by default')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of the classes to keep')
-    parser.add_argument('--tile', type=int, metavar='SIZE', help='predict larger images in tiles of so many pixels')
+    parser.add_argument('--tile', type=int, metavar='SIZE', help='tile size in pixels, for larger images')
     parser.add_argument('--overlap', type=int, metavar='PIXELS', help='what tiles share; a quarter of their size by default')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--no-draw', dest='draw', action='store_false', help='write predictions alone, no images')

@@ -16,7 +16,7 @@ start() {
     shift 4
     local gpus=${GPUS:-8} gpus_per_node=${GPUS_PER_NODE:-8} name
     for name in gpus gpus_per_node; do
-        [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^}=${!name} is not a whole number of at least 1"
+        [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "${name^^} must be an integer of at least 1, got ${!name}"
     done
     gpus_per_node=$((gpus < gpus_per_node ? gpus : gpus_per_node))
     local gres=${GRES-gpu:$gpus_per_node}
@@ -44,7 +44,7 @@ check_resume() {
     while (($#)); do
         local option=${1%%=*}  # which argparse takes abbreviated too
         if [[ ${#option} -gt 2 && --resume == "$option"* && ($1 == *=* || ($# -gt 1 && $2 != -*)) ]]; then
-            fail 'SBATCH=1 goes on from the newest checkpoint of the work directory: give --resume without a path, or leave it out'
+            fail 'SBATCH=1 continues from the newest checkpoint of the work directory: give --resume without a path, or leave it out'
         fi
         shift
     done
@@ -93,7 +93,7 @@ if [[ $work_dir && ($code == 75 || ($time_is_up && $code -gt 128)) ]]; then
     # The first task of an array has the array's own number, by which all tasks would be queued again.
     job=$SLURM_JOB_ID
     if [[ ${SLURM_ARRAY_TASK_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-    echo "job $job is queued again and goes on from its checkpoint"
+    echo "job $job is queued again and continues from its checkpoint"
     scontrol requeue "$job"
 fi
 exit "$code"

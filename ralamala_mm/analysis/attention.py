@@ -254,7 +254,7 @@ def as_table(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], threshold:
 
 
 def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Path, threshold: float = THRESHOLD) -> None:
-    """Writes the spectra behind the ranks, a line of three images for each block."""
+    """Writes the spectra behind the ranks, a row of three plots for each block."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.2 * len(ranks)), layout='constrained')
@@ -264,8 +264,8 @@ def draw_ranks(ranks: Sequence[tuple[str, dict[str, dict[str, Rank]]]], path: Pa
             of_kinds = {kind: found[matrix] for kind, found in by_kind.items() if matrix in found}
             for kind, rank in of_kinds.items():
                 axes.semilogy(range(1, len(rank.spectrum) + 1), [max(value, 1e-9) for value in rank.spectrum],
-                              linestyle='-' if 'plain' not in kind else ('--' if kind == PLAIN else ':'),
-                              label=f'{kind.upper() if "plain" not in kind else kind}: {rank.numerical:.1f}, '
+                              linestyle={PLAIN: '--', ROTARY: ':'}.get(kind, '-'),
+                              label=f'{kind if kind in (PLAIN, ROTARY) else kind.upper()}: {rank.numerical:.1f}, '
                                     f'effective {rank.effective:.1f}')
             axes.axhline(threshold, color='gray', linewidth=0.8)
             axes.set(title=f'{name}: {matrix}, of {by_kind[PLAIN][matrix].full}', ylim=(1e-5, 1.5),

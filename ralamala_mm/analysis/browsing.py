@@ -122,8 +122,8 @@ class Statistics:
             box_sizes={name: int(((sizes >= least) & (sizes < most)).sum()) for name, (least, most) in SIZES.items()},
             box_size_in_pixels=_summary(sizes, _logarithmic), aspect_ratio_width_over_height=_summary(self.aspects, _logarithmic),
             per_image=_summary(np.array(self.per_image), _linear),
-            picture_width_in_pixels=_summary(np.array([width for width, _ in self.sizes]), _linear),
-            picture_height_in_pixels=_summary(np.array([height for _, height in self.sizes]), _linear))
+            image_width_in_pixels=_summary(np.array([width for width, _ in self.sizes]), _linear),
+            image_height_in_pixels=_summary(np.array([height for _, height in self.sizes]), _linear))
         if self.pixels or self.ignored_pixels:
             numbers['ignored_pixels'] = self.ignored_pixels
         return numbers
@@ -163,7 +163,7 @@ SIDE = 360  # pixels of an image's longer side on a sheet, or nearly so
 ROWS = 5  # images on a sheet
 # What MMEngine's and MMDetection's data sets say when a pipeline drops everything; they have no type for it.
 _NOTHING_LEFT = ('Cannot find valid image', 'should not get `None`', 'always return None')
-_MOST_BARS = 60  # classes in the image of their histogram
+_MOST_BARS = 60  # classes in the bar chart
 
 
 def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:
@@ -282,7 +282,7 @@ def _read_mask(dataset: Dataset, index: int) -> np.ndarray:
     """`[h, w]`, classes."""
     loaded = _loaded(dataset, _information(dataset, index), ['Annotations', 'Mask'])
     if 'gt_seg_map' not in loaded:
-        raise UserError('the pipeline has no LoadAnnotations, so that there is nothing to count: --part names another')
+        raise UserError('the pipeline has no LoadAnnotations and nothing to count: choose another split with --part')
     return loaded['gt_seg_map']
 
 

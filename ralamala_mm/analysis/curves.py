@@ -1,4 +1,4 @@
-"""The course of a training run as an image: losses and validation AP or mIoU over iterations."""
+"""The course of a training run as a chart: losses and validation AP or mIoU over iterations."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def is_validation_metric(name: str) -> bool:
 
 
 def draw_curves(series: Series, path: Path, title: str) -> None:
-    """Writes an image with the losses on the left and the validation metrics on the right."""
+    """Writes a chart with the losses on the left and the validation metrics on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout='constrained')

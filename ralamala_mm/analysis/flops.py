@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import VARIANTS
+from ralamala_mm.families import family_of
 
 DETECTION_SHAPE, SEGMENTATION_SHAPE = (800, 1280), (512, 2048)  # height, width; the papers' tables
 BOX_REGIONS, MASK_REGIONS = 1000, 100  # per image, as in MMDetection's counting and in its tests' settings
@@ -165,7 +165,7 @@ def read_rows(published: Path) -> list[Row]:
     rows = []
     for recipe_name, recipe in content['recipes'].items():
         for family_name, family in content['families'].items():
-            for size in VARIANTS:
+            for size in family_of(family['title']).variants:
                 results = family['results'][recipe_name].get(size, {})
                 released = family['weights'] if results else None
                 rows.append(Row(
@@ -259,7 +259,7 @@ def as_metafile(rows: list[Row], costs: dict[str, Cost]) -> str:
         if row.published:
             model['Results'] = [dict(Task=task, Dataset=row.recipe['dataset'], Metrics=metrics)
                                 for task, metrics in _results(row)]
-            model['Converted From'] = dict(Weights=row.weights or 'https://huggingface.co/aldjalkdf/MAViT', Code=family['code'])
+            model['Converted From'] = dict(Weights=row.weights or family_of(family['title']).released, Code=family['code'])
         if row.weights:
             model['Weights'] = row.weights
         models.append(model)

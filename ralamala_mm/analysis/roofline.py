@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ralamala_mm.errors import UserError
 from ralamala_mm.families import FAMILIES, LINEAR_STAGES, NUM_STAGES, Variant
 
 _SOFTMAX_MAPS = (4, 8)  # of B·L·C elements, forward and backward
@@ -94,7 +95,10 @@ def attention_op(kind: str, batch: int, heads: int, length: int, head_dim: int, 
     if softmax:
         per_element, (forward, backward) = 2 * length, _SOFTMAX_MAPS
     else:
-        (cost,) = {family.cost for family in FAMILIES.values() if family.linear_attention == kind}
+        costs = {family.cost for family in FAMILIES.values() if family.linear_attention == kind}
+        if len(costs) != 1:
+            raise UserError(f'the cost of the attention {kind} is not known: its families register {len(costs)} of them')
+        (cost,) = costs
         per_element, forward, backward = 2 * head_dim + cost.vector_products, cost.forward_maps, cost.backward_maps
     return _op(part, 'attention', element_size, per_element * map_size, (forward * map_size, backward * map_size),
                repeats=repeats, backward_factor=2.5 if softmax else 2)

@@ -25,7 +25,7 @@ def build_dataset(config: Config, part: str) -> Dataset:
     """
     loader = config.get(f'{part}_dataloader')
     if not loader:
-        raise UserError(f'the config has no {part}_dataloader: --part names another')
+        raise UserError(f'the config has no {part}_dataloader: choose another split with --part')
     import_module(f'{config.default_scope}.datasets')
     quiet = contextlib.redirect_stdout(io.StringIO())  # pycocotools prints what it does
     with DefaultScope.overwrite_default_scope(config.default_scope), quiet:

@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import LINEAR_STAGES, NUM_STAGES, any_family, family_of, resolve_variant
+from ralamala_mm.families import NUM_STAGES, any_family, family_of, resolve_variant
 from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
 
 from .roofline import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
@@ -184,7 +184,8 @@ def subject_ops(subject: str, shape: tuple[int, int, int, int], element_size: in
     if family is None:
         raise UserError(f'the lower bound is known for {any_family()}, not for {backbone.type} in {subject}')
     variant = resolve_variant(backbone.get('arch', 's'), family.variants)
-    linear_stages = backbone.get('linear_stages', LINEAR_STAGES)
+    linear_stages = backbone.get('linear_stages')
+    linear_stages = family.linear_stages if linear_stages is None else linear_stages
     if stage is None:
         return count_backbone(family.linear_attention, variant, shape, element_size,
                               backbone.get('out_indices', range(NUM_STAGES)), linear_stages)
@@ -306,7 +307,7 @@ def as_growth_table(results: Sequence[Result]) -> str:
 
 
 def draw_growth(results: Sequence[Result], path: Path, title: str) -> None:
-    """Writes an image of time and peak memory against pixels, both axes logarithmic, exponents in the legend."""
+    """Writes a chart of time and peak memory against pixels, both axes logarithmic, exponents in the legend."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 

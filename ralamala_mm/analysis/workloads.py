@@ -192,7 +192,7 @@ def _whole_model(task: Task, config: Config) -> Workload:
 
     training, scope = task.mode == 'train', config.get('default_scope')
     if scope not in LIBRARIES:
-        raise UserError(f'{task.mode} needs the config of a whole detector or segmentor, which {task.subject} is not')
+        raise UserError(f'{task.mode} needs the config of a complete detector or segmentor, which {task.subject} is not')
     config.model.backbone = _backbone_settings(config, task)
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
     if 'size' in preprocessor:  # MMSegmentation would pad to the config's own crop

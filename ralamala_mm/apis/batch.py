@@ -15,7 +15,7 @@ from ralamala_mm.version import __version__
 
 from .drawing import draw
 from .inputs import Source, VideoReader, check_out_dir, drawn_suffix, find_sources, name_outputs
-from .outputs import FilmWriter, Tables, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
+from .outputs import Tables, VideoWriter, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
 from .predictor import Predictor, is_segmentor, load_model
 
 DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
@@ -109,7 +109,7 @@ class Work:
             self._do_images([source for source in self.sources if source.kind == 'image'])
             for source in self.sources:
                 if source.kind != 'image':
-                    self._do_film(source)
+                    self._do_video(source)
         print(self._summary(), flush=True)
         if self.failed:
             raise UserError(f'{len(self.failed)} of {len(self.sources)} inputs could not be predicted, as reported above: '
@@ -148,7 +148,7 @@ class Work:
                 continue
             yield source.path, image
 
-    def _do_film(self, source: Source) -> None:
+    def _do_video(self, source: Source) -> None:
         """A video's or camera's frames; a camera continues until Ctrl-C."""
         try:
             film = VideoReader(source)
@@ -167,7 +167,7 @@ class Work:
                 progress.end()
 
     def _do_frames(self, source: Source, film: VideoReader, progress: Progress | None) -> None:
-        writer = FilmWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
+        writer = VideoWriter(self.out_dir / 'drawn' / self.drawn_names[source], film.frames_per_second)
         with writer if self.draws else nullcontext():
             try:
                 for frame, image, sample in self.predictor(enumerate(film)):
@@ -184,7 +184,7 @@ class Work:
 
     def _fail(self, source: Source, error: UserError, tell: Callable[[str], None]) -> None:
         self.failed.append(source.path)
-        tell(f'{source.path} is passed over: {error.sentence}')
+        tell(f'{source.path} skipped: {error.sentence}')
 
     def _drawn(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         return draw(image, sample, self.classes, self.palette)

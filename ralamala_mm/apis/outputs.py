@@ -241,7 +241,7 @@ def write_colored(path: Path, sample: BaseDataElement, palette: Sequence[Color])
     write_image(path, colors[np.minimum(labels, len(palette))])
 
 
-class FilmWriter:
+class VideoWriter:
     """An MP4 file that is filled frame by frame, and moved to its place when the block ends well.
 
     Args:
@@ -254,7 +254,7 @@ class FilmWriter:
         self._rate = frames_per_second
         self._writer = None
 
-    def __enter__(self) -> 'FilmWriter':
+    def __enter__(self) -> 'VideoWriter':
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A folder, as OpenCV tells the kind of file from the end of its name.
         self._folder = tempfile.TemporaryDirectory(prefix=f'.{self.path.name}.', suffix=UNFINISHED, dir=self.path.parent)

@@ -38,7 +38,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
             config's, the heads get as many outputs. None leaves the weights random.
         device: 'cpu', 'cuda', 'cuda:1', …; 'auto' takes a GPU if there is one.
         options: settings to override in the config, such as `{'model.test_cfg.rcnn.max_per_img': 300}`.
-        fuse: take the backbone's norms into its convolutions, which is faster and changes results by rounding alone.
+        fuse: take the backbone's norms into its convolutions, which saves memory and changes results by rounding alone.
 
     Returns:
         The model in evaluation mode. `cfg` is its config, `dataset_meta` a dict of its `classes` and `palette`, as MMDetection's
@@ -392,7 +392,7 @@ class Predictor:
 
     def _in_tiles(self, image: np.ndarray, path: str | None, on_tiles: OnTiles | None) -> Predicted:
         count = len(windows_of(*image.shape[:2], self.tile, self.overlap))
-        count += count > 1 and not self.segments  # a detector inspects the image made small, too
+        count += count > 1 and not self.segments  # a detector also runs on the downscaled image
 
         def infer(parts: Sequence[np.ndarray]) -> list[BaseDataElement]:
             found = self._infer(parts, [path] * len(parts), keeps_logits=self.segments)

@@ -79,7 +79,7 @@ class Stage(nn.Module):
 
 
 class HybridVisionTransformer(PretrainedFolder, BaseModule):
-    """Base of `RAVLT` and `MALA`, which name the attention of the high-resolution stages.
+    """Base of `RAVLT` and `MALA`, which name the attention of the stages in `linear_stages`.
 
     Args:
         arch: 't', 's', 'b', 'l', or a dict with `embed_dims`, `depths`, `num_heads` (4 values each) and, if wanted,
@@ -96,31 +96,34 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             of a block channels-last in either case, and maps are returned contiguous.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
         init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
-        linear_stages: stages, from 0, whose blocks have linear attention; those of the others have softmax attention. The
-            released weights are of (0, 1) and are refused for others; with all four, time grows with the number of pixels.
+        linear_stages: stages, from 0, whose blocks have linear attention; those of the others have softmax attention. None
+            takes the family's, (0, 1) of RAVLT and MALA; their released weights are refused for others. With all four, time
+            grows with the number of pixels.
 
     Raises:
         OptionError: an argument out of range.
     """
 
     linear_attention: ClassVar[str]  # a name in `ops.ATTENTIONS`
+    family: ClassVar[Family | None] = None
 
     def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
                  norm_cfg: dict | None = None, with_cp: bool = False, compile: bool | dict = False,
                  channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None,
-                 linear_stages: Sequence[int] = LINEAR_STAGES):
+                 linear_stages: Sequence[int] | None = None):
         if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         self.arch = arch
-        family = FAMILIES.get(type(self).__name__)
-        self.variant = resolve_variant(arch, family.variants if family else VARIANTS)
+        self.variant = resolve_variant(arch, self.family.variants if self.family else VARIANTS)
         self.out_indices = tuple(sorted(out_indices))
         if not self.out_indices or not set(self.out_indices) <= set(range(NUM_STAGES)):
             raise OptionError(f'out_indices must name stages from 0 to {NUM_STAGES - 1}, not {tuple(out_indices)}')
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
+        if linear_stages is None:
+            linear_stages = self.family.linear_stages if self.family else LINEAR_STAGES
         self.linear_stages = check_linear_stages(linear_stages)
         self.channels_last = channels_last
         self._is_fused = False
@@ -293,7 +296,7 @@ def register_family(linear_attention: str | Callable, cost: AttentionCost, **ent
         if callable(linear_attention):
             ATTENTIONS[linear_attention.__name__] = linear_attention
         backbone.linear_attention = getattr(linear_attention, '__name__', linear_attention)
-        FAMILIES[backbone.__name__] = Family(backbone.__name__, backbone.linear_attention, cost, **entry)
+        FAMILIES[backbone.__name__] = backbone.family = Family(backbone.__name__, backbone.linear_attention, cost, **entry)
         return MODELS.register_module(module=backbone)
 
     return register

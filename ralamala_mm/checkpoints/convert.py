@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import LINEAR_STAGES, VARIANTS, any_family
+from ralamala_mm.families import FAMILIES, LINEAR_STAGES, any_family
 from ralamala_mm.files import atomic_write
 
 from .identify import (
@@ -15,6 +15,7 @@ from .identify import (
     identify_backbone,
     identify_head,
     identify_size,
+    recorded_backbone,
     recorded_classes,
 )
 from .loading import backbone_weights
@@ -55,15 +56,18 @@ def inspect_checkpoint(location: str, trusted: bool | None = None, family: str |
     content = read_checkpoint(location, trusted)
     weights = find_weights(content, location)
     inner = backbone_weights(weights, None)
-    size = identify_size(inner)
-    if size is None:
-        raise UserError(f'{location} holds no {any_family()} of a published size ({", ".join(VARIANTS)}); '
-                        f'its entries begin with {", ".join(list(weights)[:3])}')
-    known = identify_backbone(inner, content)
+    known = identify_backbone(inner, recorded_backbone(content))
     if family and known.family and family != known.family:
         raise UserError(f'{location} is of a {known.family}, not of a {family}')
-    stages = LINEAR_STAGES if known.linear_stages is None else known.linear_stages
-    return Findings(weights, size, known.family or family, stages, identify_head(weights), is_whole=inner is not weights,
+    family = known.family or family
+    size = identify_size(inner, family)
+    if size is None:
+        raise UserError(f'{location} holds no {any_family()} of a published size; '
+                        f'its entries begin with {", ".join(list(weights)[:3])}')
+    stages = known.linear_stages
+    if stages is None:
+        stages = FAMILIES[family].linear_stages if family else LINEAR_STAGES
+    return Findings(weights, size, family, stages, identify_head(weights), is_whole=inner is not weights,
                     classes=recorded_classes(content))
 
 

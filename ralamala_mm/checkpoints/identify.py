@@ -1,4 +1,4 @@
-"""Which backbone, size and head a state dict belongs to, told from its names and shapes."""
+"""Which backbone, size and head a state dict belongs to, by its names and shapes."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ralamala_mm.families import FAMILIES, LINEAR_STAGES, NUM_STAGES, any_family
+from ralamala_mm.families import FAMILIES, NUM_STAGES, any_family
 
 META_KEY = 'ralamala_mm'  # under `meta` in the files that we write
 _LAYER_SCALE = re.compile(r'layers\.([0-9]{1,3})\.blocks\.([0-9]{1,3})\.gamma_1$')  # one entry per block
@@ -15,11 +15,12 @@ _LAYER_SCALE = re.compile(r'layers\.([0-9]{1,3})\.blocks\.([0-9]{1,3})\.gamma_1$
 def identify_family(weights: Mapping[str, Tensor]) -> str | None:
     """The family of a file with the ImageNet classifier, by the width of the 1×1 convolution before it.
 
-    No other shape differs between RAVLT and MALA; None without it.
+    No other shape differs between RAVLT and MALA; None without it, or where several families have the width.
     """
     projection = weights.get('proj.weight')
     width = projection.shape[0] if projection is not None and projection.dim() else None
-    return next((name for name, family in FAMILIES.items() if width in family.classifier_widths), None)
+    names = [name for name, family in FAMILIES.items() if width in family.classifier_widths]
+    return names[0] if len(names) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,47 @@ def recorded_backbone(content: Mapping) -> RecordedBackbone:
     if not isinstance(meta, Mapping):
         return RecordedBackbone()
     if isinstance(ours := meta.get(META_KEY), Mapping):
-        family, stages = ours.get('backbone'), ours.get('linear_stages', LINEAR_STAGES)
+        name, stages = ours.get('backbone'), ours.get('linear_stages')
+        family = FAMILIES.get(name) if isinstance(name, str) else None
         are_stages = isinstance(stages, list | tuple) and all(stage in range(NUM_STAGES) for stage in stages)
-        return RecordedBackbone(family if isinstance(family, str) and family in FAMILIES else None,
-                                tuple(map(int, stages)) if are_stages else None)
+        stages = tuple(map(int, stages)) if are_stages else family and family.linear_stages
+        return RecordedBackbone(family and family.name, stages)
     text = meta.get('cfg') or meta.get('config')
-    if not isinstance(text, str):
-        return RecordedBackbone()
-    names = set(re.findall(rf"type='(?:[\w.]+\.)?({'|'.join(FAMILIES)})'", text))
+    settings = _settings_of_backbone(text) if isinstance(text, str) else ''
+    names = set(re.findall(rf"type='(?:[\w.]+\.)?({'|'.join(FAMILIES)})'", settings))
     if len(names) != 1:
         return RecordedBackbone()
-    stages = re.search(r'\blinear_stages=[(\[]([\d,\s]*)[)\]]', text)
-    return RecordedBackbone(names.pop(), tuple(map(int, re.findall(r'[0-3]', stages[1]))) if stages else LINEAR_STAGES)
+    family = FAMILIES[names.pop()]
+    stages = re.search(r'\blinear_stages=[(\[]([\d,\s]*)[)\]]', settings)
+    return RecordedBackbone(family.name, tuple(map(int, re.findall(r'[0-3]', stages[1]))) if stages else family.linear_stages)
 
 
-def identify_backbone(weights: Mapping[str, Tensor], content: Mapping) -> RecordedBackbone:
-    """What a checkpoint says of its backbone, or what its ImageNet classifier does."""
-    if family := identify_family(weights):
-        return RecordedBackbone(family, LINEAR_STAGES)
-    return recorded_backbone(content)
+def _settings_of_backbone(text: str) -> str:
+    """What stands in `backbone=dict(…)` of a config's text, '' without it; not parsed, as it may be anybody's."""
+    start = text.find('backbone=dict(')
+    depth = 0
+    for end in range(start + len('backbone=dict'), len(text)) if start >= 0 else ():
+        depth += (text[end] == '(') - (text[end] == ')')
+        if depth == 0:
+            return text[start:end]
+    return ''
 
 
-def identify_size(weights: Mapping[str, Tensor]) -> str | None:
-    """'t', 's', 'b' or 'l' when channels and depths of the stages are those of a published size, else None."""
+def identify_backbone(weights: Mapping[str, Tensor], recorded: RecordedBackbone | None) -> RecordedBackbone:
+    """What a checkpoint records of its backbone, or else what its ImageNet classifier says."""
+    if recorded and recorded.family:
+        return recorded
+    name = identify_family(weights)
+    return RecordedBackbone(name, FAMILIES[name].linear_stages) if name else recorded or RecordedBackbone()
+
+
+def identify_size(weights: Mapping[str, Tensor], family: str | None = None) -> str | None:
+    """'t', 's', 'b' or 'l' when channels and depths of the stages are those of a published size, else None.
+
+    Args:
+        weights: a backbone's.
+        family: a name in `FAMILIES`; None tries the sizes of all.
+    """
     dims, depths = {}, {}
     for key, value in weights.items():
         if match := _LAYER_SCALE.match(key):
@@ -69,7 +88,8 @@ def identify_size(weights: Mapping[str, Tensor]) -> str | None:
     if not dims:
         return None
     stages = [stage for stage in range(NUM_STAGES) if stage in dims]
-    for name, variant in (entry for family in FAMILIES.values() for entry in family.variants.items()):
+    families = FAMILIES.values() if family is None else [FAMILIES[family]]
+    for name, variant in (entry for family in families for entry in family.variants.items()):
         if all((dims[i], depths[i]) == (variant.embed_dims[i], variant.depths[i]) for i in stages):
             return name
     return None
@@ -95,6 +115,17 @@ class Head:
     num_classes: int
 
 
+# An entry that only this head has, config's beginning, name, classifier, number of classes from the classifier's channels.
+_HEADS = (
+    ('roi_head.mask_head.0.conv_logits.bias', 'cascade_maskrcnn', 'Cascade Mask R-CNN', 'roi_head.bbox_head.0.fc_cls.bias',
+     lambda n: n - 1),
+    ('roi_head.mask_head.conv_logits.bias', 'maskrcnn', 'Mask R-CNN', 'roi_head.bbox_head.fc_cls.bias', lambda n: n - 1),
+    ('bbox_head.retina_reg.bias', 'retinanet', 'RetinaNet', 'bbox_head.retina_cls.bias', lambda n: n // 9),  # 9 anchors
+    ('decode_head.psp_modules.0.1.conv.weight', 'upernet', 'UPerNet', 'decode_head.conv_seg.bias', lambda n: n),
+    ('decode_head.scale_heads.0.0.conv.weight', 'semanticfpn', 'Semantic FPN', 'decode_head.conv_seg.bias', lambda n: n),
+)
+
+
 def identify_head(weights: Mapping[str, Tensor]) -> Head | None:
     """The head of a whole model's weights, if it is one of the papers'."""
     for marker, name, title, classifier, outputs in _HEADS:
@@ -104,20 +135,10 @@ def identify_head(weights: Mapping[str, Tensor]) -> Head | None:
     return None
 
 
-# An entry that only this head has, config's beginning, name, classifier, number of classes from the classifier's channels.
-_HEADS = (
-    ('roi_head.mask_head.0.conv_logits.bias', 'cascade_maskrcnn', 'Cascade Mask R-CNN', 'roi_head.bbox_head.0.fc_cls.bias',
-     lambda n: n - 1),
-    ('roi_head.mask_head.conv_logits.bias', 'maskrcnn', 'Mask R-CNN', 'roi_head.bbox_head.fc_cls.bias', lambda n: n - 1),
-    ('bbox_head.retina_reg.bias', 'retinanet', 'RetinaNet', 'bbox_head.retina_cls.bias', lambda n: n // 9),  # 9 anchors a place
-    ('decode_head.psp_modules.0.1.conv.weight', 'upernet', 'UPerNet', 'decode_head.conv_seg.bias', lambda n: n),
-    ('decode_head.scale_heads.0.0.conv.weight', 'semanticfpn', 'Semantic FPN', 'decode_head.conv_seg.bias', lambda n: n),
-)
-
-
 def describe(weights: Mapping[str, Tensor]) -> str:
     """'RAVLT-S', 'RAVLT or MALA of size s', or what else it may be, for a sentence to a user."""
-    family, size = identify_family(weights), identify_size(weights)
+    family = identify_family(weights)
+    size = identify_size(weights, family)
     if size:
         return f'{family}-{size.upper()}' if family else f'{any_family()} of size {size}'
     if any(_LAYER_SCALE.match(key) for key in weights):

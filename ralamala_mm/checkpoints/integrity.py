@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole, and how far the training had come that it is of, without reading all of it into memory."""
+"""Whether a checkpoint is complete, and how far the training had come that it is of, without reading all of it into memory."""
 
 import math
 import time
@@ -13,9 +13,9 @@ from .reading import RefusedFileError, UnreadableFileError, read_checkpoint, unr
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file that PyTorch wrote, found by the checksums of its parts; None if it is whole.
+    """What is wrong with a file that PyTorch wrote, found by the checksums of its parts; None if it is complete.
 
-    Files in PyTorch's format from before 1.6 bear no checksums and count as whole.
+    Files in PyTorch's format from before 1.6 bear no checksums and count as complete.
 
     Raises:
         UnreadableFileError: the system does not give the file.

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import FAMILIES, LINEAR_STAGES, in_words
 
-from .identify import RecordedBackbone, describe, identify_family, recorded_backbone
+from .identify import RecordedBackbone, describe, identify_backbone, recorded_backbone
 from .reading import StateDict, find_weights, read_checkpoint
 
 # An ImageNet file has a classifier that the backbones lack, and lacks the norms of the maps given out.
@@ -118,9 +117,7 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
     if other := [key for key, value in matching.items() if value.is_floating_point() != own[key].is_floating_point()]:
         raise UserError(f'{location} does not fit {wanted}: {other[0]} is of {matching[other[0]].dtype} instead of '
                         f'{own[other[0]].dtype}')
-    family = identify_family(inner)
-    recorded = RecordedBackbone(family, LINEAR_STAGES) if family else recorded or RecordedBackbone()
-    if problem := _why_of_another_backbone(recorded, getattr(model, 'backbone', model)):
+    if problem := _why_of_another_backbone(identify_backbone(inner, recorded), getattr(model, 'backbone', model)):
         raise UserError(f'{location} does not fit {wanted}: {problem}')
 
     lacking = [key for key in own.keys() - matching.keys() - set(other_heads) if not key.endswith(_NO_WEIGHTS)]
@@ -148,15 +145,15 @@ def load_weights(model: nn.Module, weights: StateDict, location: str, allow_othe
 
 def _why_of_another_backbone(recorded: RecordedBackbone, backbone: nn.Module) -> str | None:
     """Why weights whose shapes fit are another backbone's, None if they are not."""
-    own_family = type(backbone).__name__
-    if recorded.family and own_family in FAMILIES and recorded.family != own_family:
-        return f'its backbone is a {recorded.family}, not a {own_family}'
+    own_family = getattr(backbone, 'family', None)
+    if recorded.family and own_family and recorded.family != own_family.name:
+        return f'its backbone is a {recorded.family}, not a {own_family.name}'
     own_stages = getattr(backbone, 'linear_stages', None)
     if recorded.linear_stages is None or own_stages is None:
         return None
     built = range(len(backbone.layers))
     theirs, ours = ([stage for stage in stages if stage in built] for stages in (recorded.linear_stages, own_stages))
-    return None if theirs == ours else (f'its linear attention is in stages {in_words(theirs)}, not {in_words(ours)}: leave '
+    return None if theirs == ours else (f'it has linear_stages={recorded.linear_stages}, this backbone {own_stages}: set '
                                         'model.backbone.linear_stages as it was, or train from scratch '
                                         '(model.backbone.pretrained=None)')
 

@@ -74,7 +74,7 @@ _WRAPPER_PREFIXES = ('module.', '_orig_mod.')
 # How files begin that people take for a checkpoint, and what they are.
 _OTHER_FILES = {
     rb'version https://git-lfs': 'is a git-lfs pointer, not the weights themselves; run git lfs pull',
-    rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; look at it in a browser',
+    rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; open it in a browser',
     rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
     rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
     rb'\x1f\x8b': 'is compressed with gzip; unpack it',
@@ -170,7 +170,7 @@ def check_file(path: Path, location: str) -> None:
         UserError: it is missing, a folder, or empty.
     """
     if not path.exists():
-        home = '; ~ stands for nothing here, write the whole path' if location.startswith('~') else ''
+        home = '; ~ cannot be expanded here: give the full path' if location.startswith('~') else ''
         raise UserError(f'checkpoint {location} does not exist{near_names(path, "*.pth")}{home}')
     if path.is_dir():
         raise UserError(f'checkpoint {location} is a folder; name a .pth file in it')

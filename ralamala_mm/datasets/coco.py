@@ -25,7 +25,7 @@ from ralamala_mm.errors import UserError
 
 from .diagnosis import read_coco
 from .images import SHARED_REMEDY, find_file, image_sizes, shared_files
-from .report import ERROR, MENDED, NOTE, Problem, problem, some, split_of
+from .report import CORRECTED, ERROR, NOTE, Problem, problem, some, split_of
 
 _FARTHEST = 1e6  # pixels; pycocotools draws every point of an outline, in 32-bit integers
 
@@ -283,14 +283,14 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
     present = _present(checked.split)
     checked.renamed = {name: file for name, file in present.items() if name != file}
-    checked.needs_copy |= checked.tell(MENDED, 'file names written as on Windows, or in another Unicode form than the file\'s',
+    checked.needs_copy |= checked.tell(CORRECTED, 'file names written as on Windows, or in another Unicode form than the file\'s',
                                        list(checked.renamed), 'the files were found')
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
     shared = shared_files(present, checked.split.image_dir)
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
-    checked.needs_copy |= checked.tell(MENDED, 'images without a file', list(missing.values()),
+    checked.needs_copy |= checked.tell(CORRECTED, 'images without a file', list(missing.values()),
                                        correcting='left out with their annotations')
     if not checked.evaluated:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
@@ -312,7 +312,7 @@ def _check_categories(checked: CheckedSplit) -> None:
     checked.tell(ERROR, 'category ids used twice', _twice(ids))
     checked.tell(ERROR, 'category names used twice', _twice(wanted))
     parents = [category['name'] for category in categories if category['name'] not in wanted]
-    checked.needs_copy |= checked.tell(MENDED, 'parents of the other categories, without instances', parents,
+    checked.needs_copy |= checked.tell(CORRECTED, 'parents of the other categories, without instances', parents,
                                        correcting='left out')
     if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
         text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
@@ -328,16 +328,16 @@ def _check_annotations(checked: CheckedSplit, wants_masks: bool) -> None:
         return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if is_such(a)]
 
     repeated = _twice(a['id'] for a in annotations if 'id' in a) + which(lambda a: 'id' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotation ids used twice or missing', repeated,
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotation ids used twice or missing', repeated,
                                        correcting='all are numbered anew', needed=True)
     unfilled = which(lambda a: 'area' not in a or 'iscrowd' not in a)
-    checked.needs_copy |= checked.tell(MENDED, 'annotations without area or iscrowd', unfilled,
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', unfilled,
                                        correcting='filled in from the box', needed=True)
     with checked.split.ann_file.open('rb') as file:
         start = file.read(4)
     # As Windows tools write, and pycocotools cannot read.
     marked = [checked.split.ann_file.name] if start.startswith(codecs.BOM_UTF8) or b'\0' in start else []
-    checked.needs_copy |= checked.tell(MENDED, 'text with a byte order mark, or in UTF-16', marked,
+    checked.needs_copy |= checked.tell(CORRECTED, 'text with a byte order mark, or in UTF-16', marked,
                                        correcting='written anew', needed=True)
     checked.tell(NOTE, 'annotations of images that are not listed', which(lambda a: a['image_id'] not in images), 'not used')
     checked.tell(NOTE, 'annotations of a category that is not listed', which(lambda a: a['category_id'] not in names), 'not used')
@@ -409,8 +409,8 @@ def _check_segmentations(checked: CheckedSplit) -> None:
         checked.tell(NOTE, points, named(degenerate), 'training leaves them out')
         return
     stops = any(cannot_be_evaluated(content['annotations'][i]['segmentation']) for i in strays)
-    checked.needs_copy |= checked.tell(MENDED, points, named(degenerate), correcting='left out', needed=True)
-    checked.needs_copy |= checked.tell(MENDED, parts, named(strays), correcting='these parts are left out', needed=stops)
+    checked.needs_copy |= checked.tell(CORRECTED, points, named(degenerate), correcting='left out', needed=True)
+    checked.needs_copy |= checked.tell(CORRECTED, parts, named(strays), correcting='these parts are left out', needed=stops)
     checked.left_out.update(degenerate)
 
 
@@ -436,16 +436,16 @@ def _check_boxes(checked: CheckedSplit) -> None:
 
     does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
             else dict(consequence='training leaves them out'))
-    checked.tell(MENDED, 'boxes without area', which(flat), **does)
-    checked.tell(MENDED, 'boxes outside of their image', which(outside), **does)
+    checked.tell(CORRECTED, 'boxes without area', which(flat), **does)
+    checked.tell(CORRECTED, 'boxes outside the image', which(outside), **does)
     if beyond.sum() > _TOO_MANY * len(boxes):
         checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
-                     'so many are no slips: COCO\'s boxes are x, y, width, height in pixels, not two corners')
+                     'too many to be annotation errors: COCO\'s boxes are x, y, width, height in pixels, not two corners')
     else:
         checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
     if tiny.sum() > _TOO_MANY * len(boxes):
         checked.tell(ERROR, 'boxes smaller than a pixel', which(tiny),
-                     'so many are no slips: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
+                     'too many to be annotation errors: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
     else:
         checked.tell(NOTE, 'boxes smaller than a pixel', which(tiny), 'training leaves them out')
     checked.left_out |= {known[i] for i in np.flatnonzero(flat | outside)}

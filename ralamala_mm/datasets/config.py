@@ -130,8 +130,8 @@ def set_classes(config: Config, classes: Sequence[str], palette: Sequence[Color]
 
 
 _WHERE_TO_GET = {
-    'CocoDataset': 'COCO 2017 can be had from https://cocodataset.org/#download',
-    'ADE20KDataset': 'ADE20K can be had from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
+    'CocoDataset': 'COCO 2017 can be downloaded from https://cocodataset.org/#download',
+    'ADE20KDataset': 'ADE20K can be downloaded from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
 }
 _SHAPES = 'the built-in shapes are made by: python tools/make_shapes.py'
 
@@ -247,7 +247,7 @@ def use_skipping(config: Config, limit: int | None = None, starts_list: bool = F
         config.skip_bad_images = limit
     limit = config.get('skip_bad_images')
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-        raise UserError(f'skip_bad_images is {limit!r}: it takes the number of images that may be left out, such as 100')
+        raise UserError(f'skip_bad_images must be a non-negative integer, got {limit!r}')
     list_file = Path(config.work_dir, LIST_FILE).absolute()
     if starts_list and not config.get('resume'):
         list_file.unlink(missing_ok=True)

@@ -106,7 +106,7 @@ def _image_problem(image: dict) -> str | None:
 
 def _category_problem(category: dict) -> str | None:
     if not isinstance(category['id'], int) or not isinstance(category['name'], str):
-        return 'a category whose id is no whole number or whose name is no text'
+        return 'a category whose id is not an integer or whose name is not a string'
     return None if isinstance(category.get('supercategory'), str | None) else 'a supercategory that is no text'
 
 

@@ -136,7 +136,7 @@ class BadFiles:
         count, is_another = self._listed(image)
         if count > self.limit:
             raise UserError(f'{count} images cannot be used, and skip_bad_images allows {self.limit}: {self.list_file} lists '
-                            f'them (delete it if they were corrected); the last one: {error}') from error
+                            f'them (delete it if they were fixed); the last one: {error}') from error
         self._in_a_row += 1
         if self._in_a_row >= _IN_A_ROW:
             raise UserError(f'{_IN_A_ROW} images in a row cannot be used; the last one: {error}') from error
@@ -211,7 +211,7 @@ def orientation(content: bytes) -> int:
     try:
         with Image.open(io.BytesIO(content)) as image:
             value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # as above; what is broken was told before
+    except Exception:  # as above; what is broken was reported before
         return 1
     return value if value in range(1, 9) else 1
 
@@ -376,6 +376,6 @@ def image_sizes(path: Path | str) -> tuple[tuple[int, int], tuple[int, int]] | N
         with Image.open(path) as image:
             width, height = image.size
             lies_on_its_side = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # decoders of broken files raise whatever they come upon; the file is told with its name when it is read
+    except Exception:  # decoders of broken files raise whatever they come upon; the file is reported by name when it is read
         return None
     return ((height, width) if lies_on_its_side else (width, height)), (width, height)

@@ -26,7 +26,7 @@ from ralamala_mm.files import atomic_write
 
 from .config import config_classes, datasets_of, reduces_zero_label
 from .images import find_file, image_size
-from .report import ERROR, MENDED, NOTE, Problem, Report, is_image, problem, some, split_of
+from .report import CORRECTED, ERROR, NOTE, Problem, Report, is_image, problem, some, split_of
 
 Color = tuple[int, int, int]
 _FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
@@ -218,7 +218,7 @@ class Mask:
 
     kind: str
     size: tuple[int, int]  # width, height
-    image_size: tuple[int, int] | None  # None: the image cannot be read, which is told when it is
+    image_size: tuple[int, int] | None  # None: the image cannot be read, which is reported when it is
     pixels: dict[int | Color, int]
 
 
@@ -288,17 +288,16 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     if split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(name for name in listed - paired if is_image(name))
-    started = told = time.monotonic()
-    neighbours = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))  # processes of this node that do the same
-    with ThreadPoolExecutor(max(1, min(16, (os.cpu_count() or 1) // neighbours))) as pool:
+    started = reported = time.monotonic()
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
         for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
             checked.masks[stem] = mask
             now = time.monotonic()
-            if show_progress and now - told > 5:
-                told = now
+            if show_progress and now - reported > 5:
+                reported = now
                 left = (now - started) / i * (len(present) - i)
-                print(f'  looking at masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
+                print(f'  inspecting masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
     return checked
 
 
@@ -365,7 +364,7 @@ def config_reading(config: Config) -> Reading:
 
 def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
                  report: Report) -> Reading | None:
-    """What the masks' values or colors stand for; None, and a problem in the report, if that cannot be told.
+    """What the masks' values or colors stand for; None, and a problem in the report, if nothing says so.
 
     Args:
         root: the folder.
@@ -381,7 +380,7 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
         return _by_color(names, masks, pixels, where, weights_classes, report)
     if pixels == {0, IGNORED}:
         text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
-        report.problems.append(Problem(MENDED, where, text))
+        report.problems.append(Problem(CORRECTED, where, text))
         default = names.names if names and len(names.names) == 2 else ('background', 'object')
         return Reading(weights_classes or default, {0: 0, IGNORED: 1}, converts=True)
     if names and weights_classes and tuple(names.names) != tuple(weights_classes):
@@ -390,7 +389,7 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
         return None
     grey = any(mask.kind == 'grey' for mask in masks)
     if grey:
-        report.problems.append(Problem(MENDED, where, 'masks are grey images of three channels; one is used'))
+        report.problems.append(Problem(CORRECTED, where, 'masks are grey images of three channels; one is used'))
     if names or weights_classes:
         return by_value(names.names if names else weights_classes, names and names.colors, converts=grey)
     values = sorted(value for value in pixels if value != IGNORED)
@@ -413,7 +412,7 @@ def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, wher
     kinds = [mask.kind for mask in masks]
     colors = sorted(pixel if isinstance(pixel, tuple) else (pixel,) * 3 for pixel in pixels)
     if any(mask.kind == 'color' and len(mask.pixels) > MANY for mask in masks):
-        return stop(f'coloured masks have more than {MANY} colors: they are photographs, or were smoothed or saved as JPEG')
+        return stop(f'color masks have more than {MANY} colors: they are photographs, or were smoothed or saved as JPEG')
     if single := kinds.count('index'):
         return stop(f'{single} masks have one channel, the other {len(kinds) - single} are coloured: make all alike')
     if names is None or names.colors is None:
@@ -426,7 +425,7 @@ def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, wher
     if strange := [color for color in colors if color not in numbers]:
         return stop(f'masks have colors that {names.path} does not list: {some(strange, 6)}')
     text = f'masks are coloured (RGB); {names.path.name} says which color is which class'
-    report.problems.append(Problem(MENDED, where, text))
+    report.problems.append(Problem(CORRECTED, where, text))
     grey = {color[0]: number for color, number in numbers.items() if len(set(color)) == 1}  # masks of one grey color
     return Reading(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)
 

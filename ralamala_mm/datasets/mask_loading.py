@@ -1,4 +1,4 @@
-"""Reading the mask of an image so that one that does not fit is named: MMSegmentation itself inspects nothing."""
+"""Reading the mask of an image so that one that does not fit is named: MMSegmentation itself checks nothing."""
 
 import io
 
@@ -69,13 +69,13 @@ class LoadCheckedMask(LoadAnnotations):
         except Exception as error:
             raise FileUserError(f'mask {path} is damaged ({error})', 'unreadable mask') from error
         if not np.isfinite(deep).all() or deep.max() > _MOST or deep.min() < 0 or (deep != np.floor(deep)).any():
-            raise FileUserError(f'mask {path} has values beyond whole numbers from 0 to {_MOST}: save it with 8 bits, the values '
-                                'being the classes', 'deep mask')
+            raise FileUserError(f'mask {path} has values that are not integers from 0 to {_MOST}: save it with 8 bits, the '
+                                'values being the classes', 'deep mask')
 
     def _check_values(self, mask: np.ndarray, results: dict, path: str) -> None:
         if mask.ndim != 2:
             raise FileUserError(f'mask {path} has {mask.shape[-1]} channels, where one holds the classes: --data DIR converts '
-                                'coloured masks', 'coloured mask')
+                                'color masks', 'coloured mask')
         height, width = results.get('ori_shape') or mask.shape  # masks are read after the image was resized, in tests
         if mask.shape != (height, width):
             raise FileUserError(f'mask {path} is {mask.shape[1]}×{mask.shape[0]} pixels, its image {width}×{height}',

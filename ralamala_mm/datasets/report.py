@@ -39,8 +39,8 @@ def is_image(path: Path | str) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-ERROR, MENDED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
-_ORDER = (ERROR, MENDED, NOTE)
+ERROR, CORRECTED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
+_ORDER = (ERROR, CORRECTED, NOTE)
 _SHOWN_CLASSES = 24
 
 
@@ -59,11 +59,11 @@ class Problem:
     needed: bool = False
     files: tuple[str, ...] = ()
 
-    def told(self, is_mended: bool = True) -> str:
+    def with_remedy(self, is_corrected: bool = True) -> str:
         """The text with what was done about it, or what `--data` would do."""
         if not self.correcting:
             return self.text
-        return f'{self.text}; {"" if is_mended else "with --data DIR: "}{self.correcting}'
+        return f'{self.text}; {"" if is_corrected else "with --data DIR: "}{self.correcting}'
 
 
 def some(items: Iterable[object], count: int = 3) -> str:
@@ -116,7 +116,8 @@ class Report:
         if not self.problems:
             return [*lines, '  no problems found']
         for level in _ORDER:
-            lines += [f'  {level:<6} {problem.split}: {problem.told()}' for problem in self.problems if problem.level == level]
+            lines += [f'  {level:<9} {problem.split}: {problem.with_remedy()}'
+                      for problem in self.problems if problem.level == level]
         return lines
 
 

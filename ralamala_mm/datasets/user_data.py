@@ -28,7 +28,7 @@ from .mask_files import (
     value_problems,
     write_converted,
 )
-from .report import ERROR, HELD_OUT, MENDED, NOTE, Problem, Report, hold_out, problem
+from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out, problem
 
 
 def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None) -> Report | None:
@@ -53,17 +53,17 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         return None
     training = splits.get('train') or splits.get('all')
     known = weights_classes or config_classes(config)
-    looked_at = list(dict.fromkeys(chosen.values()))
-    if training and training not in looked_at and not weights_classes and any(
-            category_names(split.content) != list(known) for split in looked_at):
-        looked_at.insert(0, training)  # whose classes are the model's, in its order
+    inspected = list(dict.fromkeys(chosen.values()))
+    if training and training not in inspected and not weights_classes and any(
+            category_names(split.content) != list(known) for split in inspected):
+        inspected.insert(0, training)  # whose classes are the model's, in its order
     checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config))
-               for split in looked_at}
+               for split in inspected}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems
-    classes = list(weights_classes or category_names(looked_at[0].content))
-    counted = checked[looked_at[0].name].instances
+    classes = list(weights_classes or category_names(inspected[0].content))
+    counted = checked[inspected[0].name].instances
     report.classes = [(name, str(counted[name])) for name in sorted(classes, key=counted.__getitem__, reverse=True)]
     report.problems += _category_problems(classes, checked, 'the weights' if weights_classes else 'training')
     if not report.errors:
@@ -83,7 +83,7 @@ def _choose_coco(splits: dict[str, CocoSplit], modes: Sequence[str], report: Rep
     if not chosen or None in chosen.values():
         return None
     if 'val' in modes and 'val' not in splits and 'test' in splits:
-        report.problems.append(Problem(NOTE, 'val', 'there is no validation split: the test split serves for it'))
+        report.problems.append(Problem(NOTE, 'val', 'there is no validation split: the test split is used instead'))
     return chosen
 
 
@@ -104,7 +104,8 @@ def _category_problems(classes: Sequence[str], checked: dict[str, CheckedSplit],
         if unknown := sorted(set(split.instances) - set(classes)):
             problems.append(Problem(ERROR, name, f'has instances of {", ".join(unknown)}, unknown to {whose}'))
         elif category_names(split.split.content) != list(classes):
-            problems.append(Problem(MENDED, name, f'categories differ from those of {whose}, or in order; put into that order'))
+            text = f'categories differ from those of {whose}, or in order; put into that order'
+            problems.append(Problem(CORRECTED, name, text))
             split.needs_copy = True
     return problems
 
@@ -188,7 +189,7 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         first = next(iter(checked.values()))
         report.classes = shares(reading, first)
         if not own and (unused := [name for name, share in report.classes if share == '0.0%']):
-            report.problems.append(problem(NOTE, first.split.name, 'classes with next to no pixel', unused))
+            report.problems.append(problem(NOTE, first.split.name, 'classes with almost no pixels', unused))
         report.problems += [found for masks in checked.values() for found in value_problems(masks, reading)]
     if report.errors:
         return report
@@ -209,7 +210,7 @@ def _choose_masks(splits: Mapping[str, MaskSplit], modes: Sequence[str], report:
         report.problems.append(Problem(NOTE, 'val', f'there is no validation split: every {HELD_OUT}th image is held out for it'))
         training, validation = training.only('train', rest), training.only('val', held_out)
     elif 'val' in modes and 'val' not in splits:
-        report.problems.append(Problem(NOTE, 'val', 'there is no validation split: the test split serves for it'))
+        report.problems.append(Problem(NOTE, 'val', 'there is no validation split: the test split is used instead'))
     wanted = dict(train=training, val=validation, test=splits.get('test') or validation)
     chosen = {mode: wanted[mode] for mode in modes}
     return None if None in chosen.values() else chosen
@@ -231,11 +232,11 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
               *shared_files([stem + split.mask_suffix for stem in masks.masks], split.mask_dir)]
     found = [
         (ERROR, shared, 'different names that lead to one file', SHARED_REMEDY),
-        (MENDED, masks.absent, 'images that a list names, without a file', 'left out'),
-        (MENDED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
+        (CORRECTED, masks.absent, 'images that a list names, without a file', 'left out'),
+        (CORRECTED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
          'the files were found'),
         (ERROR, [ascii(stem) for stem in stems if not _is_text(stem)], 'file names that are no text in UTF-8', 'rename them'),
-        (MENDED, masks.missing, 'images without a mask', 'left out'),
+        (CORRECTED, masks.missing, 'images without a mask', 'left out'),
         (NOTE, masks.unpaired, 'masks without an image', 'not used'),
         (NOTE, strays, f'images without a mask that do not end in {split.image_suffix}', 'not used'),
         (ERROR, others if split.stems is None and stems else [], f'images that do not end in {split.image_suffix} as most do',

@@ -154,7 +154,7 @@ class Progress:
 
     def __init__(self, what: str, total: int):
         self.what, self.total, self.done = what, total, 0
-        self.begun = self.told = time.monotonic()
+        self.begun = self.reported = time.monotonic()
         self.bar = ProgressBar(total, file=sys.stderr) if sys.stderr.isatty() and total else None
 
     def advance(self, count: int) -> None:
@@ -162,8 +162,8 @@ class Progress:
         now = time.monotonic()
         if self.bar:
             self.bar.update(count)
-        elif now - self.told >= _SECONDS:
-            self.told = now
+        elif now - self.reported >= _SECONDS:
+            self.reported = now
             left = timedelta(seconds=round((now - self.begun) / self.done * (self.total - self.done)))
             print(f'  {self.what}: {self.done}/{self.total}, {left} left', file=sys.stderr, flush=True)
 
@@ -204,20 +204,20 @@ class DataReport:
     def bad_files(self) -> int:
         return len({fault.file for fault in self.faults})
 
-    def add_problems(self, problems: Sequence[Problem], file: str, is_mended: bool) -> None:
+    def add_problems(self, problems: Sequence[Problem], file: str, is_corrected: bool) -> None:
         """Takes over what the look at a whole split has found.
 
         Args:
             problems: of one split or several.
             file: the annotation file, or the folder.
-            is_mended: whether what can be corrected was; else what the libraries would stop at, or count wrongly, is a fault.
+            is_corrected: whether what can be corrected was; else what the libraries would stop at, or count wrongly, is a fault.
         """
         for problem in problems:
-            text = problem.told(is_mended)
+            text = problem.with_remedy(is_corrected)
             if problem.files and problem.level == ERROR:
                 kind = problem.text.partition(':')[0]
                 self.faults += [Fault(problem.split, bad, kind, text) for bad in problem.files]
-            elif problem.level == ERROR or (problem.needed and not is_mended):
+            elif problem.level == ERROR or (problem.needed and not is_corrected):
                 self.faults.append(Fault(problem.split, file, 'annotations', text))
             else:
                 self.notes.append((problem.split, text))
@@ -263,7 +263,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
     report = DataReport(config.filename or 'the config')
     if own:
         report.notes_are_printed = True
-        report.add_problems(own.problems, own.root, is_mended=True)
+        report.add_problems(own.problems, own.root, is_corrected=True)
         if own.errors:
             report.complete = False
             report.notes.append(('all', 'the files themselves were not opened: fix what is marked ERROR first'))
@@ -302,7 +302,7 @@ def _check_annotations(config: Config, split: str, dataset: ConfigDict, report: 
     except UserError as error:
         report.faults.append(Fault(split, str(path), 'annotations', str(error)))
         return
-    report.add_problems(checked.problems, str(path), is_mended=False)
+    report.add_problems(checked.problems, str(path), is_corrected=False)
     classes, names = config_classes(config), category_names(coco.content)
     in_file, in_config = [name for name in names if name in classes], [name for name in classes if name in names]
     if in_file != in_config:

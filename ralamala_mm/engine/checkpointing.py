@@ -10,7 +10,7 @@ from typing import TextIO
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce, broadcast, broadcast_object_list, is_main_process
+from mmengine.dist import all_reduce, broadcast, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
@@ -287,7 +287,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
     """`--resume` alone continues from the newest complete checkpoint in the work directory, `--resume PATH` from that file.
 
     The run's seed becomes the checkpoint's, so that data and random numbers continue as they would have. All processes have to
-    call this, when they have joined: the first one chooses.
+    call this, when they have joined: rank 0 chooses.
 
     Args:
         config: changed in place: `resume`, `load_from` and the seed.
@@ -297,7 +297,7 @@ def use_resume(config: Config, resume: str | None) -> list[str]:
         Sentences for the user: where it continues, and which checkpoints were passed over.
 
     Raises:
-        UserError: the file is missing, damaged or no training's checkpoint; or none is whole, or they seem to lie elsewhere.
+        UserError: the file is missing, damaged or no training's checkpoint; or none is complete, or they seem to lie elsewhere.
     """
     start = config.get('load_from')
     if resume is not None:
@@ -337,7 +337,7 @@ def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, 
 
 
 def _newest(config: Config) -> tuple[str | None, list[str]]:
-    """The newest complete checkpoint of a training, and what is told of others, or of there being none."""
+    """The newest complete checkpoint of a training, and what is said of others, or of there being none."""
     folder, pointed = checkpoint_folder(config), pointed_checkpoint(config.work_dir)
     if '://' in folder and pointed:  # written to a store, which cannot be looked through here
         return pointed, []
@@ -349,7 +349,7 @@ def _newest(config: Config) -> tuple[str | None, list[str]]:
                         'beginning')
     if pointed and ('://' in pointed or Path(pointed).parent.resolve() != Path(folder).resolve()):
         raise UserError(f'--resume: there is no checkpoint in {folder}, but {config.work_dir}/{POINTER} names {pointed}: see '
-                        'that its folder is there and default_hooks.checkpoint.out_dir as it was, or give its path to --resume; '
+                        'that its folder exists and default_hooks.checkpoint.out_dir is unchanged, or give its path to --resume; '
                         f'remove {POINTER} to start from the beginning')
     return None, [f'--resume: there is no checkpoint in {folder}; the training starts at its beginning']
 
@@ -365,10 +365,9 @@ class ValidationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         record = Path(runner.work_dir, _LAST_VALIDATION)
-        done = [record.read_text().strip() if record.is_file() else '']
-        broadcast_object_list(done)  # all do the same, whatever another node still sees
-        if runner.iter and runner.val_loop is not None and _is_due(runner) and done != [str(runner.iter)]:
-            runner.logger.info(f'The training ended before the validation after iteration {runner.iter}; it is done first')
+        done = from_rank_0(lambda: record.read_text().strip() if record.is_file() else '')
+        if runner.iter and runner.val_loop is not None and _is_due(runner) and done != str(runner.iter):
+            runner.logger.info(f'validating iteration {runner.iter} first: the last run ended before it')
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

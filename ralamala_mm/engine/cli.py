@@ -38,7 +38,7 @@ _FAILURES = (
      dict(resume='lower train_dataloader.batch_size (with --auto-scale-lr), or set model.backbone.with_cp=True or --amp',
           batch_size='lower --batch-size', tile='predict smaller tiles with --tile', device='take --device cpu')),
     (r'No space left on device|Disk quota exceeded',
-     'the disk that is written to, /tmp or /dev/shm is full', 'make room there', {}),
+     'the disk that is written to, /tmp or /dev/shm is full', 'free disk space there', {}),
     (r"MemoryError: |DefaultCPUAllocator: can't allocate memory|Cannot allocate memory",
      'the memory is full', 'give the job more',
      dict(resume='lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True',

@@ -1,7 +1,6 @@
 """From the command line to a config that is ready for a runner, and to a model without one."""
 
 import argparse
-import copy
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -20,9 +19,16 @@ from torch import nn
 from ralamala_mm.checkpoints import check_file, fetch
 from ralamala_mm.datasets.config import MODES, datasets_of
 from ralamala_mm.errors import UserError, did_you_mean
-from ralamala_mm.families import LINEAR_STAGES, check_linear_stages, family_of, in_words
+from ralamala_mm.families import check_linear_stages, family_of
 
 _AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
+PRETRAINED_OPTION = 'model.backbone.pretrained'
+# What MMDetection's own test.py takes when the config names nothing: flips, merged by NMS.
+_DEFAULT_DETECTION_TTA = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+_FLIP_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+_REPLACED = ('DetLocalVisualizer', 'SegLocalVisualizer')
+_VISUALIZER_SETTINGS = {'_scope_', 'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
+_VISUALIZER = 'ralamala_mm.apis.drawing.SampleVisualizer'  # by its name, as apis stands above this package
 
 
 class FormattedConfig(Config):
@@ -109,6 +115,8 @@ def prepare_config(args: argparse.Namespace) -> Config:
     for name, count in (config.get('train_cfg') or {}).items():
         if name in ('max_epochs', 'max_iters') and (not isinstance(count, int) or count < 1):
             raise UserError(f'train_cfg.{name} must be a positive integer, got {count!r}')
+    if (config.get('visualizer') or {}).get('type') == 'SampleVisualizer':  # as test.py once wrote it into its copy
+        config.visualizer.type = _VISUALIZER
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     for mode in MODES:
@@ -157,9 +165,6 @@ def drop_validation(config: Config) -> None:
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
 
 
-OPTION = 'model.backbone.pretrained'
-
-
 def resolve_pretrained(config: Config) -> str | None:
     """Fetches the weights that a backbone of ours starts from; drops them where a complete checkpoint follows.
 
@@ -181,17 +186,18 @@ def resolve_pretrained(config: Config) -> str | None:
         sources = [init_cfg['checkpoint'] for init_cfg in init_cfgs if init_cfg.get('type') == 'Pretrained']
     else:
         sources = [backbone.pretrained] if backbone.get('pretrained') else []
-    stages = check_linear_stages(backbone.get('linear_stages', LINEAR_STAGES))
+    stages = backbone.get('linear_stages')
+    stages = family.linear_stages if stages is None else check_linear_stages(stages)
     for source in sources:
-        if family.released and source.startswith(family.released) and stages != LINEAR_STAGES:
-            raise UserError(f'the released weights {source} are of linear attention in stages {in_words(LINEAR_STAGES)}, not '
-                            f'{in_words(stages)}: --cfg-options {OPTION}=None trains from scratch')
+        if family.released and source.startswith(family.released) and stages != family.linear_stages:
+            raise UserError(f'the released weights {source} have linear_stages={family.linear_stages}, got {stages}: '
+                            f'--cfg-options {PRETRAINED_OPTION}=None trains from scratch')
         _make_available(source)
     if sources:
         return None
     example = f', such as the file for size {backbone.get("arch")} from {family.released}' if family.released else ''
     return (f'{family.name} starts from scratch, without ImageNet weights, which the published results need: '
-            f'--cfg-options {OPTION}=FILE gives some{example}')
+            f'--cfg-options {PRETRAINED_OPTION}=FILE gives some{example}')
 
 
 def _make_available(source: str) -> None:
@@ -201,15 +207,11 @@ def _make_available(source: str) -> None:
             fetch(source)
         except UserError as error:
             reason = getattr(error.__cause__, 'reason', None) or error.__cause__ or error
-            raise UserError(f'the ImageNet weights {source} could not be downloaded ({reason}): --cfg-options {OPTION}=FILE '
-                            f'takes a local file, --cfg-options {OPTION}=None trains from scratch') from error
+            raise UserError(f'the ImageNet weights {source} could not be downloaded ({reason}): --cfg-options '
+                            f'{PRETRAINED_OPTION}=FILE takes a local file, --cfg-options {PRETRAINED_OPTION}=None trains from '
+                            'scratch') from error
     elif '://' not in source:
         check_file(Path(source), source)
-
-
-# What MMDetection's own test.py takes when the config names nothing: flips, merged by NMS.
-_DEFAULT_DETECTION_TTA = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-_FLIP_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 
 
 def is_segmentation(config: Config) -> bool:
@@ -236,10 +238,6 @@ def use_test_time_augmentation(config: Config) -> None:
     config.model = ConfigDict(**config.get('tta_model', _DEFAULT_DETECTION_TTA), module=config.model)
     for dataset in datasets:
         dataset.pipeline = config.tta_pipeline
-
-
-_REPLACED = ('DetLocalVisualizer', 'SegLocalVisualizer')
-_VISUALIZER_SETTINGS = {'_scope_', 'type', 'name', 'vis_backends', 'save_dir'}  # of a visualizer whose drawing nobody has set up
 
 
 def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
@@ -273,7 +271,7 @@ def use_visualization(config: Config, show: bool, show_dir: str | None, wait_tim
         hook.test_out_dir = show_dir
     is_default = str(visualizer.type).split('.')[-1] in _REPLACED and visualizer.keys() <= _VISUALIZER_SETTINGS
     if is_default and 'panoptic_fusion_head' not in config.model:
-        visualizer.type = 'ralamala_mm.apis.drawing.SampleVisualizer'
+        visualizer.type = _VISUALIZER
 
 
 def check_output(config: Config, out: str | None) -> None:
@@ -326,7 +324,7 @@ def build_model(config: Config) -> nn.Module:
     """
     if 'model' not in config:
         raise UserError(f'config {config.filename} has no model')
-    model, preprocessor = copy.deepcopy((config.model, config.get('data_preprocessor')))
+    model, preprocessor = deepcopy((config.model, config.get('data_preprocessor')))
     if preprocessor is not None:
         model.setdefault('data_preprocessor', preprocessor)  # as MMEngine's runner does
     scope = config.get('default_scope') or 'mmengine'

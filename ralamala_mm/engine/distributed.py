@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.dist import init_dist, is_main_process
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import Tensor, distributed, nn
@@ -145,13 +145,17 @@ def from_rank_0(function: Callable[[], Result]) -> Result:
     Raises:
         UserError: rank 0's, on all of them.
     """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return function()
     found = [None, None]
     if is_main_process():
         try:
             found[0] = function()
         except UserError as error:
             found[1] = error.sentence
-    broadcast_object_list(found)
+    # Not in the group of the training, whose timeout would end the others while rank 0 reads a large data set.
+    group = distributed.new_group(backend='gloo', timeout=timedelta(days=1))
+    distributed.broadcast_object_list(found, src=0, group=group)
     if found[1]:
         raise UserError(found[1])
     return found[0]

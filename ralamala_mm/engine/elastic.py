@@ -120,8 +120,8 @@ class PatientAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if time.monotonic() > self._deadline:
             self.gave_up_on = self.told
-            print(f'WARNING: the processes continued for too long after {self.told.name} and are killed; the training can go '
-                  'on from the last checkpoint.', file=sys.stderr, flush=True)
+            print(f'WARNING: the processes did not stop in time after {self.told.name} and are killed; the training can '
+                  'be resumed from the last checkpoint.', file=sys.stderr, flush=True)
             self._pcontext.close(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         codes = [failure.exitcode for failure in result.failures.values()]

@@ -174,7 +174,7 @@ def _stopped(reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedErr
         return TrainingStoppedError(stop_sentence(reason, iteration), reason)
     return TrainingStoppedError(
         f'{_NAMES[reason]} stopped the training after iteration {iteration}, and no checkpoint of it could be written (see '
-        'above): make room, or see that the config has its checkpoint hook; --resume continues from the newest checkpoint',
+        'above): free disk space, or see that the config has its checkpoint hook; --resume continues from the newest checkpoint',
         Stop.NOT_SAVED)
 
 
@@ -182,7 +182,7 @@ def stop_sentence(reason: Stop, iteration: int) -> str:
     """What the user is told at the end."""
     if reason == Stop.NOT_SAVED:
         return (f'no checkpoint could be written several times in a row (see above), so the training stopped after iteration '
-                f'{iteration}: make room, then continue with --resume')
+                f'{iteration}: free disk space, then continue with --resume')
     if reason == Stop.NOT_FINITE:
         return (f'the training stopped after iteration {iteration}, as losses or gradients stayed non-finite (see above): lower '
                 'the learning rate or clip gradients, and continue with --resume; non_finite=\'skip\' in the config never stops')

@@ -45,7 +45,8 @@ def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, 
     if data:
         def inspect() -> tuple[str | None, tuple]:
             classes = recorded_classes(read_checkpoint(checkpoint, tensors=False)) if checkpoint else None
-            found = use_data(config, data, modes, weights_classes=classes)
+            # A strategy such as FSDP's makes the process group later: then each rank finds the same.
+            found = use_data(config, data, modes, launched_rank(config.get('launcher', 'none')) == 0, classes)
             return found and str(found), config.__getstate__()
 
         report, state = from_rank_0(inspect)
@@ -102,4 +103,5 @@ def prepare_evaluation(args: argparse.Namespace) -> Config:
     use_segmentation_output(config, args.out)
     if args.tta:
         use_test_time_augmentation(config)
+        use_checked_loading(config)  # for the pipeline that it brings
     return config

@@ -126,7 +126,7 @@ def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.devi
 
 def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     if ATTENTIONS[attention] not in _WITH_BACKENDS:
-        return f'{attention} as it is'
+        return f'{attention} (one implementation)'
     name = selected_backend(attention, device, dtype, head_dim)
     problem = _problems.get((attention, device, dtype, head_dim))
     if name == 'triton' and attention == 'softmax_attention':

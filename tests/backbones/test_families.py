@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ralamala_mm import MALA, RAVLT
-from ralamala_mm.checkpoints import load_backbone_checkpoint, recorded_backbone
+from ralamala_mm.checkpoints import RecordedBackbone, load_backbone_checkpoint, load_weights, recorded_backbone
+from ralamala_mm.checkpoints.identify import identify_backbone
 from ralamala_mm.engine import load_config, resolve_pretrained
 from ralamala_mm.errors import OptionError, UserError
 from ralamala_mm.families import FAMILIES, family_of
@@ -116,7 +117,7 @@ def test_stages_of_linear_attention(monkeypatch: pytest.MonkeyPatch):
     assert all(p.grad is not None for p in purely_linear.parameters())
 
 
-@pytest.mark.parametrize('stages', [(4,), (-1,), 'all', 1, None])
+@pytest.mark.parametrize('stages', [(4,), (-1,), 'all', '', 1])
 def test_stages_that_are_none(stages: object):
     with pytest.raises(OptionError, match=r'linear_stages must name stages from 0 to 3, such as \(0, 1\), not '):
         RAVLT('t', linear_stages=stages)
@@ -127,7 +128,7 @@ def test_weights_of_other_stages_are_refused(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / 'RAVLT_T.pth'
     torch.save(dict(model=weights | {'proj.weight': torch.zeros(1024, 512, 1, 1)}), path)
     wrong = RAVLT('t', out_indices=(0,), linear_stages=(1, 2))
-    with pytest.raises(UserError, match=r'its linear attention is in stages 1, not none: leave model\.backbone\.linear_stages'):
+    with pytest.raises(UserError, match=r'it has linear_stages=\(0, 1\), this backbone \(1, 2\): set model\.backbone\.linear'):
         load_backbone_checkpoint(wrong, str(path))
     load_backbone_checkpoint(RAVLT('t', out_indices=(0,), linear_stages=(0, 2)), str(path))  # stages 2 to 4 are not built
     torch.save(dict(state_dict=weights), path)  # which says nothing
@@ -135,20 +136,40 @@ def test_weights_of_other_stages_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(ROOT)
     config = load_config('configs/maskrcnn_ravlt_t.py')
     config.model.backbone.linear_stages = [0, 1, 2, 3]
-    with pytest.raises(UserError, match=r'RAVLT_T\.pth are of linear attention in stages 1, 2, not 1, 2, 3, 4: --cfg-options'):
+    with pytest.raises(UserError, match=r'RAVLT_T\.pth have linear_stages=\(0, 1\), got \(0, 1, 2, 3\): --cfg-options'):
         resolve_pretrained(config)
 
 
 @pytest.mark.parametrize(('text', 'stages'), [
     ("model = dict(backbone=dict(type='RAVLT', linear_stages=(0, 1, 2, 3)))", (0, 1, 2, 3)),
-    ("model = dict(backbone=dict(linear_stages=[], type='ralamala_mm.RAVLT'))", ()),
+    ("backbone=dict(init_cfg=dict(type='Pretrained'), linear_stages=[], type='ralamala_mm.RAVLT')", ()),
     ("model = dict(backbone=dict(type='RAVLT'))", (0, 1))])
 def test_stages_in_a_recorded_config(text: str, stages: tuple[int, ...]):
     recorded = recorded_backbone(dict(meta=dict(cfg=text)))
     assert (recorded.family, recorded.linear_stages) == ('RAVLT', stages)
 
 
-@pytest.mark.parametrize('content', [{}, dict(meta=[]), dict(meta=dict(cfg=3)), dict(meta=dict(cfg="type='RAVLT' type='MALA'")),
+def test_a_record_counts_more_than_the_width_of_a_classifier():
+    weights = {'proj.weight': torch.zeros(1024, 4, 1, 1)}
+    assert identify_backbone(weights, RecordedBackbone()) == RecordedBackbone('RAVLT', (0, 1))
+    assert identify_backbone(weights, RecordedBackbone('MALA', (0,))) == RecordedBackbone('MALA', (0,))
+    assert identify_backbone({}, None) == RecordedBackbone()
+
+
+def test_subclasses_belong_to_the_family():
+    class Own(MALA):
+        pass
+
+    assert Own('t').family is FAMILIES['MALA']
+    with pytest.raises(UserError, match='its backbone is a RAVLT, not a MALA'):
+        load_weights(Own('t', out_indices=(0,)), RAVLT('t', out_indices=(0,)).state_dict(), 'a.pth',
+                     recorded=RecordedBackbone('RAVLT'))
+
+
+@pytest.mark.parametrize('content', [{}, dict(meta=[]), dict(meta=dict(cfg=3)),
+                                     dict(meta=dict(cfg="backbone=dict(type='RAVLT' type='MALA')")),
+                                     dict(meta=dict(cfg="a = dict(type='RAVLT')")),
+                                     dict(meta=dict(cfg="backbone=dict(type='RAVLT'")),
                                      dict(meta=dict(ralamala_mm=dict(backbone=['MALA'], linear_stages='0')))])
 def test_checkpoints_that_say_nothing(content: dict):
     recorded = recorded_backbone(content)

@@ -280,7 +280,7 @@ def test_masks_that_fit(tmp_path: Path):
 
 @pytest.mark.parametrize(('mask', 'message'), [
     (GREY[:20], r'mask \S+mask.png is 56×20 pixels, its image 56×40'),
-    (GREY.astype(np.uint16) * 9, 'values beyond whole numbers from 0 to 255'),
+    (GREY.astype(np.uint16) * 9, 'values that are not integers from 0 to 255'),
     (RGB, 'has 3 channels, where one holds the classes'),
     (GREY, r'has values outside the 4 classes: 4, 8'),
     (b'no mask', r'mask \S+mask.png is not an image'),

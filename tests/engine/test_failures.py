@@ -38,7 +38,7 @@ def test_sentences():
         'or take smaller images')
     assert explain_failure(FAILURES[1]) == "the GPU's memory is full: take smaller images"
     assert 'train_dataloader.batch_size' in explain_failure(FAILURES[1], TRAIN)
-    assert explain_failure(FAILURES[2], INFER) == 'the disk that is written to, /tmp or /dev/shm is full: make room there'
+    assert explain_failure(FAILURES[2], INFER) == 'the disk that is written to, /tmp or /dev/shm is full: free disk space there'
     assert explain_failure(FAILURES[4], INFER).startswith('the memory is full: lower --batch-size')
     assert explain_failure(FAILURES[5], INFER).startswith('a pipe broke')
 

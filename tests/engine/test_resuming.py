@@ -194,7 +194,7 @@ def test_two_processes_do_what_the_first_one_finds(folder: Path, tmp_path: Path)
     """Whatever the second one sees: the checkpoint, an error that ends both, and whether a validation was done."""
     code = """
 from types import SimpleNamespace
-from ralamala_mm.engine import resuming
+from ralamala_mm.engine import checkpointing as resuming
 folder, empty = sys.argv[1:]
 made = config(folder)
 if rank:

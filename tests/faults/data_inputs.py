@@ -328,7 +328,7 @@ MASKS = [
     BadInput('mask cut short', masks(lambda old: old[:-30]), r'mask \S+ cannot be read|mask \S+ is not an image, or damaged'),
     BadInput('text as mask', masks(b'no mask'), r'mask \S+ is not an image'),
     BadInput('missing mask', masks(None), r'mask \S+ of image \S+ does not exist'),
-    BadInput('mask of 16-bit values', masks(saved(GREY.astype(np.uint16) * 300)), r'values beyond whole numbers from 0 to 255'),
+    BadInput('mask of 16-bit values', masks(saved(GREY.astype(np.uint16) * 300)), r'values that are not integers from 0 to 255'),
     BadInput('mask of 16-bit values, inspected', masks(saved(GREY.astype(np.uint16) * 300), by_config=False), AS_IT_IS),
     BadInput('coloured mask', masks(saved(np.dstack([GREY, GREY, GREY * 2]))), r'has 3 channels, where one holds the classes'),
     BadInput('coloured mask, inspected', masks(saved(np.dstack([GREY, GREY, GREY * 2])), by_config=False), AS_IT_IS),

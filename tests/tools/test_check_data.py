@@ -108,7 +108,7 @@ def test_what_is_not_mended_is_not_called_mended(root: Path, tmp_path: Path):
         change(root, split, defects)
     report = check_config_data(prepared(DETECTOR, root, tmp_path), ['train', 'val'], 1, None)
     faults = {(fault.split, fault.text.partition(': ')[0]): fault.text for fault in report.faults if fault.kind == 'annotations'}
-    assert set(faults) == {('val', 'boxes without area'), ('val', 'boxes outside of their image'),
+    assert set(faults) == {('val', 'boxes without area'), ('val', 'boxes outside the image'),
                            ('val', 'outlines with parts of an odd count or fewer than three points')}
     assert all('; with --data DIR: ' in text for text in faults.values())
     read = {(fault.split, fault.kind) for fault in report.faults if fault.kind != 'annotations'}

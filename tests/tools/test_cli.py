@@ -131,9 +131,9 @@ def test_traceback_shows_the_frames(call: Callable):
 
 
 def test_a_data_root_that_is_not_there(call: Callable, tmp_path: Path):
-    fails(call, r'folder .*nowhere/ does not exist: --data DIR sets the folder; COCO 2017 can be had from',
+    fails(call, r'folder .*nowhere/ does not exist: --data DIR sets the folder; COCO 2017 can be downloaded from',
           'python', 'tools/train.py', 'configs/maskrcnn_mala_t.py', '--data', tmp_path / 'nowhere')
-    fails(call, r'data/coco/ does not exist.*COCO 2017 can be had from https://cocodataset.org',
+    fails(call, r'data/coco/ does not exist.*COCO 2017 can be downloaded from https://cocodataset.org',
           'python', ROOT / 'tools/train.py', ROOT / 'configs/maskrcnn_mala_t.py', cwd=tmp_path)
 
 

@@ -75,8 +75,9 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f'--point {x} {y} (column, row) lies outside of {args.images[0]}')
     point = x * image.shape[1] // width, y * image.shape[0] // height
     print(load_backbone_checkpoint(backbone, args.checkpoint))
-    blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1)
-                             for stage in backbone.linear_stages if stage < len(backbone.layers)]
+    built = range(len(backbone.layers))
+    stages = [stage for stage in backbone.linear_stages if stage in built] or built
+    blocks = args.blocks or [(stage, len(backbone.layers[stage].blocks) - 1) for stage in stages]
     normalize = Normalization(model.data_preprocessor)
     rows, numbers = [], []
     captured = capture(backbone, normalize(as_batch(image)), blocks)
@@ -131,7 +132,7 @@ if __name__ == '__main__':
     parser.add_argument('--point', type=int, nargs=2, required=True, metavar=('X', 'Y'), help='pixel: column and row')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the images and numbers')
     parser.add_argument('--blocks', type=block_number, nargs='+', metavar='STAGE.BLOCK',
-                        help='blocks, both counted from 1; the last one of each stage with linear attention by default')
+                        help='blocks, both counted from 1; by default the last one of each stage with linear attention')
     parser.add_argument('--head', type=head_number, metavar='N', help='one head, from 1; the mean over all by default')
     parser.add_argument('--threshold', type=float, default=THRESHOLD,
                         help='part of the largest singular value from which others count (%(default)s)')

@@ -33,7 +33,7 @@ from ralamala_mm.families import FAMILIES, any_family
 from ralamala_mm.ops import BACKENDS
 
 LINEAR_ATTENTIONS = tuple(family.linear_attention for family in FAMILIES.values())
-IMAGES = ('.png', '.pdf', '.svg', '.jpg')
+CHART_SUFFIXES = ('.png', '.pdf', '.svg', '.jpg')
 
 
 def count(text: str) -> int:
@@ -136,8 +136,8 @@ def write(path: Path | None, text: str) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda needs a GPU, and torch sees none here')
-    if getattr(args, 'picture', None) and args.picture.suffix not in IMAGES:
-        raise UserError(f'--picture {args.picture} is none of {", ".join(IMAGES)}')
+    if getattr(args, 'picture', None) and args.picture.suffix not in CHART_SUFFIXES:
+        raise UserError(f'--picture {args.picture} is none of {", ".join(CHART_SUFFIXES)}')
     if getattr(args, 'picture', None) and not args.sizes:
         raise UserError('--picture draws time against resolution: give --sizes with it')
     args.call(args)
@@ -160,7 +160,7 @@ def add_command(commands, call, text: str) -> argparse.ArgumentParser:
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--runs', type=count, default=5, help='counted runs, after those to warm up (%(default)s)')
     parser.add_argument('--paths', nargs='+', choices=[*BACKENDS, CHOSEN_PATH], default=['naive', CHOSEN_PATH],
-                        help='of RAVLT and MALA; by default the baseline, naive, and what is chosen when none is forced')
+                        help=f'of {any_family()}; by default the baseline, naive, and what is chosen when none is forced')
 
 
 def add_models(parser: argparse.ArgumentParser, help_text: str) -> None:
@@ -186,17 +186,17 @@ if __name__ == '__main__':
         command.add_argument('--compile', action='store_true', help='by torch.compile: takes minutes')
         command.add_argument('--with-cp', action='store_true', help='recompute the activations of backbones')
     for command in (of_backbones, of_inference):
-        command.add_argument('--fuse', action='store_true', help='fold the batch norms of RAVLT and MALA')
+        command.add_argument('--fuse', action='store_true', help=f'fold the batch norms of {any_family()}')
     of_backbones.add_argument('--modes', nargs='+', choices=MODES, help='both by default')
-    of_backbones.add_argument('--channels-last', action='store_true', help='other backbones; RAVLT and MALA choose themselves')
-    of_backbones.add_argument('--stage', type=int, choices=range(4), help='only this stage of RAVLT and MALA')
+    of_backbones.add_argument('--channels-last', action='store_true', help=f'other backbones; {any_family()} choose themselves')
+    of_backbones.add_argument('--stage', type=int, choices=range(4), help=f'only this stage of {any_family()}')
     of_attention = add_command(commands, attention, 'a linear attention on every path, and compiled, which takes a minute')
     add_measuring(of_attention)
-    of_attention.add_argument('--kinds', nargs='+', choices=LINEAR_ATTENTIONS, default=LINEAR_ATTENTIONS, help='both by default')
+    of_attention.add_argument('--kinds', nargs='+', choices=LINEAR_ATTENTIONS, default=LINEAR_ATTENTIONS, help='all by default')
     of_attention.add_argument('--length', type=count, default=67200, help='tokens (%(default)s)')
     of_attention.add_argument('--head-dim', type=count, default=64, help='channels per head (%(default)s)')
     of_attention.add_argument('--heads', type=count, default=1, help='heads (%(default)s)')
-    of_counting = add_command(commands, floor, 'operations and fewest bytes of RAVLT and MALA, and the time that follows')
+    of_counting = add_command(commands, floor, f'lower bound of {any_family()}: operations, fewest bytes, the time that follows')
     add_models(of_counting, with_short_names)
     of_counting.add_argument('--rates', type=float, nargs=2, metavar=('TFLOP/s', 'TB/s'),
                              help='of a device, in place of measuring the one here')

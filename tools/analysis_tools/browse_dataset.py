@@ -24,14 +24,14 @@ def main(args: argparse.Namespace) -> None:
     paths = write_statistics(statistics, palette_of(dataset.metainfo), title, args.out_dir)
     if args.number:
         paths += draw_sheets(config, dataset, args.number, args.versions, args.out_dir)
-    print('\n'.join(['Look at', *(f'  {path}' for path in paths)]))
+    print('\n'.join(['Wrote', *(f'  {path}' for path in paths)]))
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description="Draw what a config's pipeline makes of its data, and histograms of it.")
     parser.add_argument('config', help='config file')
     parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
-    parser.add_argument('--part', choices=MODES, default='train', help='which data; train by default')
+    parser.add_argument('--part', choices=MODES, default='train', help='split; train by default')
     parser.add_argument('--number', type=int, default=10, metavar='N', help='images to draw, spread over the data; default 10')
     parser.add_argument('--versions', type=int, default=4, metavar='N', help='how often each is augmented; default 4')
     parser.add_argument('--count', type=int, default=5000, metavar='N', help='images to count at most; default 5000')

@@ -47,6 +47,7 @@ from ralamala_mm.analysis.speed import (  # noqa: E402
 )
 from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, Workload, prepare  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
+from ralamala_mm.families import FAMILIES  # noqa: E402
 from ralamala_mm.files import atomic_write  # noqa: E402
 from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, describe_backends  # noqa: E402
 from ralamala_mm.ops.kernel_check import SHAPE, KernelError, compare  # noqa: E402
@@ -169,8 +170,9 @@ def attention(request: Request, log: Log) -> None:
         run(data)
         return bytes_moved / statistics.median(seconds(run, data, request.device) for _ in range(request.runs))
 
+    attentions = [family.linear_attention for family in FAMILIES.values()]
     ways = [*((path, False) for path in request.backends), *([('triton', True)] if request.device == 'cuda' else [])]
-    for (path, graph), name, mode in product([*ways[:1], *ways[-1:], *ways[1:-1]], ('rala', 'mala'), MODES):
+    for (path, graph), name, mode in product([*ways[:1], *ways[-1:], *ways[1:-1]], attentions, MODES):
         title = f'{name}, {mode}, {path}{" in a CUDA graph" if graph else ""}'
         os.environ[BACKEND_VARIABLE] = path
         op = attention_op(name, *shape, ELEMENT_SIZE[dtype])

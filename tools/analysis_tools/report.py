@@ -14,7 +14,7 @@ def main(args: argparse.Namespace) -> None:
     if args.base and not args.base.is_file():
         raise UserError(f'--base {args.base}: there is no such config file')
     if args.base and args.base.suffix != '.py':
-        raise UserError(f'--base {args.base}: give a Python config (*.py), whose bases can be told')
+        raise UserError(f'--base {args.base}: give a Python config (*.py), whose `_base_` files can be read')
     out = args.out or args.work_dirs[0] / ('report.html' if len(args.work_dirs) == 1 else 'comparison.html')
     notices = make_report(args.work_dirs, out, 0 if args.no_predictions else args.images, args.base, args.data, args.device)
     for notice in notices:

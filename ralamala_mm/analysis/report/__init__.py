@@ -41,7 +41,7 @@ def make_report(folders: list[Path], out: Path, images: int, base: Path | None =
         results.append(result)
         notices += notice
         if result is None and not run.sessions:
-            raise UserError(f'{run.folder} holds neither logs of a training (*/vis_data/scalars.json) nor predictions to look at'
+            raise UserError(f'{run.folder} holds neither logs of a training (*/vis_data/scalars.json) nor predictions'
                             + (f': {notice[0].partition(": ")[2]}' if images else ': leave --no-predictions out'))
     return write_page(out, runs, results, notices, base)
 

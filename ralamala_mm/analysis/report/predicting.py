@@ -52,7 +52,7 @@ class Predictions:
 
 
 def choose_checkpoint(folder: Path) -> Path:
-    """The best checkpoint of a work directory, or else its newest whole one.
+    """The best checkpoint of a work directory, or else its newest complete one.
 
     Raises:
         UserError: there is none.

@@ -103,7 +103,7 @@ def pair(shapes_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def voc(shapes_root: Path, tmp_path: Path) -> Path:
-    """JPEGImages, coloured masks in SegmentationClass, lists, labelmap.txt, as CVAT exports."""
+    """JPEGImages, color masks in SegmentationClass, lists, labelmap.txt, as CVAT exports."""
     root = tmp_path / 'voc'
     shutil.copytree(shapes_root / 'train', root / 'JPEGImages')
     (root / 'SegmentationClass').mkdir()

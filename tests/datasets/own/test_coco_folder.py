@@ -134,7 +134,7 @@ def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: py
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ('train', 'val'))
     printed = capsys.readouterr().out
-    for part in ('boxes without area: 1 (annotation 1 of 00000.png)', 'boxes outside of their image: 1 (annotation 2',
+    for part in ('boxes without area: 1 (annotation 1 of 00000.png)', 'boxes outside the image: 1 (annotation 2',
                  'boxes that reach beyond their image: 1 (annotation 3', 'annotation ids used twice or missing: 1 (5)',
                  'annotations of images that are not listed: 1 (annotation 9999); not used',
                  'images without a file: 1 (00011.png); left out with their annotations'):
@@ -146,15 +146,15 @@ def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: py
 
 
 @pytest.mark.parametrize(('defect', 'message'), [
-    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR  train: image ids used twice: 1 (0)'),
+    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR     train: image ids used twice: 1 (0)'),
     (lambda c: c['images'][0].update(width=64), 'images of another size than the annotations say, of 12 inspected: 1 '
                                                 '(00000.png is 128×128, not 64×128)'),
-    (lambda c: c['categories'][1].update(id=1), 'ERROR  train: category ids used twice: 1 (1)'),
-    (lambda c: c['categories'][1].update(name='circle'), 'ERROR  train: category names used twice: 1 (circle)'),
-    (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR  train: annotations with a box but no mask: 1 (annotation 1); '
+    (lambda c: c['categories'][1].update(id=1), 'ERROR     train: category ids used twice: 1 (1)'),
+    (lambda c: c['categories'][1].update(name='circle'), 'ERROR     train: category names used twice: 1 (circle)'),
+    (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR     train: annotations with a box but no mask: 1 (annotation 1); '
                                                             'this model needs masks: draw them, or train a RetinaNet'),
     (lambda c: [a.update(category_id=1) for a in c['annotations']] and c['categories'].__delitem__(slice(1, None)),
-     'ERROR  val: has instances of square, star, triangle, unknown to training'),
+     'ERROR     val: has instances of square, star, triangle, unknown to training'),
 ])
 def test_defects_that_stop(defect: Callable, message: str, config: Callable, coco: Path, capsys: pytest.CaptureFixture):
     plant(coco, defect)
@@ -181,7 +181,7 @@ def test_what_is_only_noted(defect: Callable, message: str, config: Callable, co
     plant(coco, defect)
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ('train',))
-    assert f'note   train: {message}' in capsys.readouterr().out
+    assert f'note      train: {message}' in capsys.readouterr().out
 
 
 def test_turned_photographs(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
@@ -256,10 +256,10 @@ def test_a_test_split_serves_for_validation(config: Callable, roboflow: Path, ca
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(roboflow), ['train', 'val'])
     assert 'test' in own.val_dataloader.dataset.ann_file
-    assert 'the test split serves for it' in capsys.readouterr().out
+    assert 'the test split is used instead' in capsys.readouterr().out
 
 
-def test_what_is_not_used_is_not_looked_at(config: Callable, coco: Path):
+def test_what_is_not_used_is_not_inspected(config: Callable, coco: Path):
     """Validation images alone, beside the annotations of both parts."""
     shutil.rmtree(coco / 'train')
     own = config('demo/maskrcnn_ravlt_t_shapes')
@@ -357,7 +357,7 @@ def test_two_cameras_in_one_folder(by_config: bool, config: Callable, coco: Path
     if not by_config:
         with pytest.raises(UserError, match='marked ERROR in the report above'):
             use_data(own, str(coco), ['train', 'val'])
-        assert ('ERROR  train: different names that lead to one file: 6 (cam0\\00000.png and cam1\\00000.png, '
+        assert ('ERROR     train: different names that lead to one file: 6 (cam0\\00000.png and cam1\\00000.png, '
                 in capsys.readouterr().out)
         return
     import mmdet.datasets  # noqa: F401
@@ -410,5 +410,5 @@ def test_outlines_that_cannot_be_read(segmentation: object, config: Callable, co
     plant(coco, lambda c: c['annotations'][2].update(segmentation=segmentation))
     with pytest.raises(UserError):
         use_data(config('maskrcnn_ravlt_t'), str(coco), ['train', 'val'])
-    assert 'ERROR  train: outlines that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
+    assert 'ERROR     train: outlines that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
     use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])  # which needs none

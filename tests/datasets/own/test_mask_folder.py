@@ -85,7 +85,7 @@ def test_two_cameras_in_a_list(folder: str, config: Callable, voc: Path, capsys:
     (voc / 'ImageSets/Segmentation/train.txt').write_text('cam1\\00000\ncam2\\00000\n00001\n')
     with pytest.raises(UserError, match='marked ERROR in the report above'):
         use_data(config('upernet_mala_t'), str(voc), ('train', 'val'))
-    assert ('ERROR  train: different names that lead to one file: 1 (cam1\\00000.png and cam2\\00000.png); the folders in '
+    assert ('ERROR     train: different names that lead to one file: 1 (cam1\\00000.png and cam2\\00000.png); the folders in '
             'them are missing') in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def coloured(mask: np.ndarray) -> np.ndarray:
     (lambda m: np.repeat(np.where(m == m.max(), 9, m).astype(np.uint8)[..., None], 3, axis=2),
      'masks with values outside the classes: 1 (00003); values 9'),
     (coloured, '15 masks have one channel, the other 1 are coloured: make all alike'),
-    (photograph, 'coloured masks have more than 64 colors'),
+    (photograph, 'color masks have more than 64 colors'),
 ])
 def test_defects_that_stop(change: Callable, message: str, config: Callable, ade: Path, capsys: pytest.CaptureFixture):
     (ade / 'classes.txt').write_text('\n'.join(NAMES))
@@ -197,7 +197,7 @@ def test_images_and_masks_without_each_other(config: Callable, ade: Path, capsys
     use_data(own, str(ade), ('train', 'val'))
     printed = capsys.readouterr().out
     assert 'corrected train: images without a mask: 1 (00003); left out' in printed
-    assert 'note   train: masks without an image: 1 (00005.png); not used' in printed
+    assert 'note      train: masks without an image: 1 (00005.png); not used' in printed
     assert 'images without a mask that do not end in .png: 1 (extra.bmp); not used' in printed
     assert sorted(read(own, 'train')) == [f'{i:05d}' for i in range(12) if i not in (3, 5)]
 
