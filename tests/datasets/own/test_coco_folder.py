@@ -151,8 +151,8 @@ def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: py
                                                 '(00000.png is 128×128, not 64×128)'),
     (lambda c: c['categories'][1].update(id=1), 'ERROR     train: category ids used twice: 1 (1)'),
     (lambda c: c['categories'][1].update(name='circle'), 'ERROR     train: category names used twice: 1 (circle)'),
-    (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR     train: annotations with a box but no mask: 1 (annotation 1); '
-                                                            'this model needs masks: draw them, or train a RetinaNet'),
+    (lambda c: c['annotations'][0].update(segmentation=[]), 'ERROR     train: annotations with a box but no mask: 1 (annotation '
+                                                            '1); this model needs masks: draw them, or train a RetinaNet'),
     (lambda c: [a.update(category_id=1) for a in c['annotations']] and c['categories'].__delitem__(slice(1, None)),
      'ERROR     val: has instances of square, star, triangle, unknown to training'),
 ])
