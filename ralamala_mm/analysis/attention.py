@@ -23,6 +23,10 @@ from ralamala_mm.ops import ATTENTIONS, RotaryTable
 from ralamala_mm.ops.naive import feature_map, rotate
 
 TITLES = {'softmax_attention': 'softmax, same q, k', 'linear': 'plain linear, same q, k'}  # others by their names
+THRESHOLD = 0.01  # singular values below this part of the largest do not count
+PLAIN, ROTARY = 'plain linear', 'plain linear with rotary'
+BUFFERED = ('rala', 'mala', PLAIN, ROTARY)  # attentions whose buffer is known here
+MATRICES = ('buffer', 'attended', 'gated')
 
 
 @dataclass
@@ -166,12 +170,6 @@ def draw_attention(image: np.ndarray, point: tuple[int, int], rows: Sequence[tup
             axes.plot(*point, marker='+', color='deepskyblue', markersize=11, markeredgewidth=2)
             axes.set_axis_off()
     atomic_write(path, lambda file: figure.savefig(file, dpi=110, format='png'))
-
-
-THRESHOLD = 0.01  # singular values below this part of the largest do not count
-PLAIN, ROTARY = 'plain linear', 'plain linear with rotary'
-BUFFERED = ('rala', 'mala', PLAIN, ROTARY)  # attentions whose buffer is known here
-MATRICES = ('buffer', 'attended', 'gated')
 
 
 @dataclass

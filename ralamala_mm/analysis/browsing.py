@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_of, resize, tile
 from ralamala_mm.apis.masks import encode
+from ralamala_mm.datasets.config import is_segmentation
 from ralamala_mm.datasets.validation import Progress
-from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
@@ -31,6 +31,11 @@ SIZES = dict(small=(0, 32), medium=(32, 96), large=(96, float('inf')))  # COCO's
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _SMALLEST_REGION = 16  # pixels; smaller specks are no objects
 _BINS = 40
+SIDE = 360  # pixels of an image's longer side on a sheet, or nearly so
+ROWS = 5  # images on a sheet
+# What MMEngine's and MMDetection's data sets say when a pipeline drops everything; they have no type for it.
+_NOTHING_LEFT = ('Cannot find valid image', 'should not get `None`', 'always return None')
+_MOST_BARS = 60  # classes in the bar chart
 
 
 @dataclass
@@ -157,13 +162,6 @@ def _logarithmic(values: np.ndarray) -> np.ndarray:
     positive = values[values > 0]
     least, most = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
     return np.geomspace(least * 0.999, most * 1.001 + 1e-9, _BINS + 1)
-
-
-SIDE = 360  # pixels of an image's longer side on a sheet, or nearly so
-ROWS = 5  # images on a sheet
-# What MMEngine's and MMDetection's data sets say when a pipeline drops everything; they have no type for it.
-_NOTHING_LEFT = ('Cannot find valid image', 'should not get `None`', 'always return None')
-_MOST_BARS = 60  # classes in the bar chart
 
 
 def count_data(config: Config, dataset: Dataset, number: int) -> Statistics:

@@ -10,6 +10,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from pycocotools import mask as masks
 
+KINDS = {
+    'classification': 'in the right place, of the wrong class',
+    'localisation': 'of the right class, in the wrong place',
+    'both': 'of the wrong class and in the wrong place',
+    'duplicate': 'right, but a prediction of a higher score has the object already',
+    'background': 'where nothing is',
+    'missed': 'an object that no prediction finds, nor would with another class or place',
+}
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
+MOST_PREDICTIONS = 100  # per image, as in COCO
+
 
 @dataclass
 class Objects:
@@ -149,18 +160,6 @@ def image_quality(image: DetectedImage, score: float, overlap: float) -> float:
     matched = match_by_score(predicted.scores, ious, overlap)
     found = np.flatnonzero(matched >= 0)
     return float(ious[found, matched[found]].sum() / ((len(predicted) + len(truth)) / 2))
-
-
-KINDS = {
-    'classification': 'in the right place, of the wrong class',
-    'localisation': 'of the right class, in the wrong place',
-    'both': 'of the wrong class and in the wrong place',
-    'duplicate': 'right, but a prediction of a higher score has the object already',
-    'background': 'where nothing is',
-    'missed': 'an object that no prediction finds, nor would with another class or place',
-}
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-MOST_PREDICTIONS = 100  # per image, as in COCO
 
 
 @dataclass

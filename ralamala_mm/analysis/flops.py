@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model as test-time inference runs it, without a data set and without computing.
+"""Parameters and multiply-adds of a model as test-time inference runs it, and the model zoo that is made of them.
 
 Counted from the operators that really run, on tensors that have shapes but no memory: convolutions, matrix products and
 PyTorch's fused attention kernels. Published tables count convolutions and linear layers only, because the counters of
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ralamala_mm.datasets.config import is_segmentation
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import family_of
 
 DETECTION_SHAPE, SEGMENTATION_SHAPE = (800, 1280), (512, 2048)  # height, width; the papers' tables
 BOX_REGIONS, MASK_REGIONS = 1000, 100  # per image, as in MMDetection's counting and in its tests' settings
+TOLERANCE = 0.02  # of a published number, beyond its own rounding to a whole million or thousand million
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def count(function: Callable, *args) -> tuple[object, dict[str, dict[str, int]]]
 
 def default_shape(config: Config) -> tuple[int, int]:
     """Height and width at which the papers count this task."""
-    return SEGMENTATION_SHAPE if config.get('default_scope') == 'mmseg' else DETECTION_SHAPE
+    return SEGMENTATION_SHAPE if is_segmentation(config) else DETECTION_SHAPE
 
 
 def count_model(model: nn.Module, shape: tuple[int, int]) -> Cost:
@@ -138,9 +140,6 @@ def as_text(cost: Cost, shape: tuple[int, int]) -> str:
         f'  products in the linear attentions      {giga(cost.linear_attention)}',
         f'  products in the softmax attentions     {giga(cost.softmax_attention)}',
         f'  all                                    {giga(cost.total)}'])
-
-
-TOLERANCE = 0.02  # of a published number, beyond its own rounding to a whole million or thousand million
 
 
 @dataclass(frozen=True)

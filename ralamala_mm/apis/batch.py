@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from mmengine.structures import BaseDataElement
 
+from ralamala_mm.datasets.config import is_segmentation
 from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.errors import UserError
 from ralamala_mm.version import __version__
@@ -16,7 +17,7 @@ from ralamala_mm.version import __version__
 from .drawing import draw
 from .inputs import Source, VideoReader, check_out_dir, drawn_suffix, find_sources, name_outputs
 from .outputs import Tables, VideoWriter, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
-from .predictor import Predictor, is_segmentor, load_model
+from .predictor import Predictor, load_model
 
 DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
 _NAMED = 5  # classes in the summary
@@ -31,10 +32,10 @@ def infer(args: argparse.Namespace) -> None:
     sources = find_sources(args.inputs)
     check_out_dir(Path(args.out_dir), args.inputs, sources)
     model = load_model(args.config, args.checkpoint, args.device, args.cfg_options)
-    if is_segmentor(model) and args.score_threshold is not None:
+    if is_segmentation(model.cfg) and args.score_threshold is not None:
         raise UserError('--score-threshold is for detectors: a segmentor gives every pixel its most likely class')
-    threshold = args.score_threshold if args.score_threshold is not None else 0.0 if is_segmentor(model) else DRAWN_FROM
-    if args.coloured and not is_segmentor(model):
+    threshold = args.score_threshold if args.score_threshold is not None else 0.0 if is_segmentation(model.cfg) else DRAWN_FROM
+    if args.coloured and not is_segmentation(model.cfg):
         raise UserError('--coloured is for segmentors: a detector has no masks of all pixels')
     predictor = Predictor(model, args.batch_size, threshold, args.classes, args.tile, args.overlap, args.tta)
     work = Work(predictor, sources, Path(args.out_dir), args.draw, args.coloured)

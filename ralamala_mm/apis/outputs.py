@@ -29,6 +29,12 @@ from .masks import RunLengths, area, encode
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO_IDS = [number for number in range(1, 91) if number not in _COCO_GAPS]
 _COCO_ENDS = ('person', 'toothbrush')
+_DETECTION_COLUMNS = ('image', 'frame', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
+_AREA_COLUMNS = ('image', 'frame', 'class', 'pixels', 'share')
+_JPEG_QUALITY = 95
+_OF_THE_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # and not the disk
+# File names need not be UTF-8: what is not becomes an escape that JSON knows, and from which Python makes the name again.
+_TEXT = dict(encoding='utf-8', errors='backslashreplace')
 
 
 @dataclass
@@ -76,14 +82,6 @@ def numbering_of(config: Config, classes: Sequence[str]) -> Numbering:
 def numbers_in_masks(classes: Sequence[str], reduce_zero_label: bool) -> Numbering:
     """A segmentor's categories are numbered as the pixels of the data set's masks: from 1 where 0 is no class, as in ADE20K."""
     return Numbering([label + reduce_zero_label for label in range(len(classes))])
-
-
-_DETECTION_COLUMNS = ('image', 'frame', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
-_AREA_COLUMNS = ('image', 'frame', 'class', 'pixels', 'share')
-_JPEG_QUALITY = 95
-_OF_THE_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # and not the disk
-# File names need not be UTF-8: what is not becomes an escape that JSON knows, and from which Python makes the name again.
-_TEXT = dict(encoding='utf-8', errors='backslashreplace')
 
 
 class Tables:

@@ -20,12 +20,25 @@ from torch import Tensor, nn
 
 from ralamala_mm.checkpoints import find_weights, load_weights, read_checkpoint, recorded_backbone, recorded_classes
 from ralamala_mm.datasets import use_checked_loading
-from ralamala_mm.datasets.config import config_classes, dataset_class, datasets_of, reduces_zero_label, set_classes, values_under
+from ralamala_mm.datasets.config import (
+    config_classes,
+    dataset_class,
+    datasets_of,
+    is_segmentation,
+    reduces_zero_label,
+    set_classes,
+    values_under,
+)
 from ralamala_mm.engine import build_model, load_config, use_test_time_augmentation
 from ralamala_mm.errors import OptionError, UserError, did_you_mean
 
 from .drawing import is_palette, palette_of
 from .tiling import check_tiles, detect_in_tiles, memory_of, segment_in_tiles, windows_of
+
+_TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
+_READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
+_IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
+_SEARCHED = 4  # batches' worth of images among which those of one shape are looked for
 
 
 def load_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'auto',
@@ -95,11 +108,6 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def is_segmentor(model: nn.Module) -> bool:
-    """Whether a loaded model is of MMSegmentation."""
-    return model.cfg.default_scope == 'mmseg'
-
-
 def _check_task(config: Config) -> None:
     if not isinstance(config.get('model'), dict):
         raise UserError(f'config {config.filename} has no model')
@@ -137,10 +145,6 @@ def _config_palette(config: Config, classes: Sequence[str]) -> object:
         return None
     own = (dataset.get('metainfo') or {}).get('palette')
     return own or getattr(dataset_class(config, dataset), 'METAINFO', {}).get('palette')
-
-
-_TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
-_READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
 
 
 class Preparation:
@@ -240,9 +244,6 @@ Predicted = BaseDataElement | UserError  # a data sample, or why there is none
 OnFailure = Callable[[object, UserError], None]  # an image's name, and why it cannot be predicted
 OnTiles = Callable[[int, int], None]  # how many tiles were predicted just then, and how many the image has
 
-_IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
-_SEARCHED = 4  # batches' worth of images among which those of one shape are looked for
-
 
 def predict(model: nn.Module, images: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], batch_size: int = 1,
             score_threshold: float = 0.0, classes: Sequence[str] | None = None, tile: int | None = None,
@@ -290,7 +291,7 @@ class Predictor:
         if not 0 <= score_threshold <= 1:
             raise OptionError(f'score threshold must be between 0 and 1, got {score_threshold}')
         self.model = model
-        self.segments = is_segmentor(model)
+        self.segments = is_segmentation(model.cfg)
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.labels = labels_of(classes, model.dataset_meta['classes']) if classes else None

@@ -18,6 +18,10 @@ from ralamala_mm.errors import OptionError
 from .masks import RunLengths, encode, encode_at, union
 
 _GROUPS = Path('/sys/fs/cgroup')
+SMALLEST = 32  # pixels of a tile: the coarsest stride of the backbones
+CONTAINED = 0.8  # share of a cut box that has to lie within another for it to be a piece of that one
+SAME = 0.5  # intersection over union from which on two boxes are one object
+_BORDER = 0.02  # of a tile: a box that comes so near to its border is taken for cut
 
 
 def memory_of(device: torch.device) -> int:
@@ -41,7 +45,6 @@ def _group_limits() -> list[int]:
 
 
 Infer = Callable[[Sequence[np.ndarray]], list[BaseDataElement]]  # predicts images as a whole
-SMALLEST = 32  # pixels of a tile: the coarsest stride of the backbones
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,6 @@ def predict_windows(infer: Infer, image: np.ndarray, windows: Sequence[Window], 
     remaining = iter(windows)
     while batch := list(itertools.islice(remaining, size)):
         yield from infer([window.of(image) for window in batch])
-
-
-CONTAINED = 0.8  # share of a cut box that has to lie within another for it to be a piece of that one
-SAME = 0.5  # intersection over union from which on two boxes are one object
 
 
 @dataclass
@@ -180,7 +179,7 @@ def _joined(pieces: Pieces) -> Pieces:
     cut = torch.nonzero(pieces.is_cut).flatten()
     for position, a in enumerate(cut.tolist()):
         later = cut[position + 1:]
-        for b in later[_go_on(pieces, a, later)].tolist():
+        for b in later[_continues(pieces, a, later)].tolist():
             if group_of[a] is not group_of[b]:
                 group_of[a] += group_of[b]
                 group_of.update(dict.fromkeys(group_of[b], group_of[a]))
@@ -194,7 +193,7 @@ def _joined(pieces: Pieces) -> Pieces:
     return first
 
 
-def _go_on(pieces: Pieces, a: int, others: Tensor) -> Tensor:
+def _continues(pieces: Pieces, a: int, others: Tensor) -> Tensor:
     """Which of the others, `[K]` bool, show the same as piece `a` of what their tiles share."""
     zones = _shared(pieces.windows[a], pieces.windows[others])
     ours, theirs = (_shared(boxes, zones) for boxes in (pieces.boxes[a], pieces.boxes[others]))
@@ -206,9 +205,6 @@ def _go_on(pieces: Pieces, a: int, others: Tensor) -> Tensor:
 def _shared(boxes: Tensor, others: Tensor) -> Tensor:
     """Where boxes overlap, `[K, 4]`; of no area where they do not."""
     return torch.cat([torch.maximum(boxes[..., :2], others[:, :2]), torch.minimum(boxes[..., 2:], others[:, 2:])], -1)
-
-
-_BORDER = 0.02  # of a tile: a box that comes so near to its border is taken for cut
 
 
 def detect_in_tiles(infer: Infer, image: np.ndarray, tile: int, overlap: int, batch_size: int) -> BaseDataElement:

@@ -36,6 +36,28 @@ from .container import NotACheckpointError, load_data
 from .makers import RefusedError
 
 _is_trusting = False
+# Where the weights lie in files seen in the wild: mmengine and mmdet 2.x runs, ImageNet training, EMA-only files.
+_WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema', 'state_dict_ema')
+# Put in front of every key by DataParallel, torch.compile and EMA wrappers.
+_WRAPPER_PREFIXES = ('module.', '_orig_mod.')
+# How files begin that people take for a checkpoint, and what they are.
+_OTHER_FILES = {
+    rb'version https://git-lfs': 'is a git-lfs pointer, not the weights themselves; run git lfs pull',
+    rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; open it in a browser',
+    rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
+    rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
+    rb'\x1f\x8b': 'is compressed with gzip; unpack it',
+    rb'BZh[1-9]1AY&SY': 'is compressed with bzip2; unpack it',
+    rb'\xfd7zXZ\x00': 'is compressed with xz; unpack it',
+}
+# What the system says where a damaged file, not the disk, is the reason: a place before its beginning, or far beyond its end.
+_DAMAGED = (errno.EINVAL, errno.EOVERFLOW)
+_SAFETENSORS = rb'.{8}\{\s*"'
+_FOLDERS_WEIGHTS = 'model.safetensors'  # in folders that save_pretrained writes
+_UNUSUAL_TENSORS = {f'torch._utils._rebuild_{name}': kind for name, kind in dict(
+    qtensor='quantised', sparse_tensor='sparse', meta_tensor_no_storage='empty (meta)', nested_tensor='nested',
+    wrapper_subclass='wrapped').items()}
+_PLACES = ('', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')  # as MMEngine names them
 
 
 def trust_checkpoints(trust: bool) -> None:
@@ -65,29 +87,6 @@ def load_trusting(path: Path, reason: str) -> object:
 
 
 StateDict = dict[str, Tensor]
-
-# Where the weights lie in files seen in the wild: mmengine and mmdet 2.x runs, ImageNet training, EMA-only files.
-_WEIGHT_KEYS = ('state_dict', 'model', 'model_state_dict', 'model_ema', 'state_dict_ema')
-# Put in front of every key by DataParallel, torch.compile and EMA wrappers.
-_WRAPPER_PREFIXES = ('module.', '_orig_mod.')
-
-# How files begin that people take for a checkpoint, and what they are.
-_OTHER_FILES = {
-    rb'version https://git-lfs': 'is a git-lfs pointer, not the weights themselves; run git lfs pull',
-    rb'\s*<(!doctype|html|\?xml)': 'is a web page: the download gave a page, not the file; open it in a browser',
-    rb'\x93NUMPY': "is an array of NumPy's, not a PyTorch checkpoint",
-    rb'\x89HDF': 'is an HDF5 file, such as Keras writes',
-    rb'\x1f\x8b': 'is compressed with gzip; unpack it',
-    rb'BZh[1-9]1AY&SY': 'is compressed with bzip2; unpack it',
-    rb'\xfd7zXZ\x00': 'is compressed with xz; unpack it',
-}
-# What the system says where a damaged file, not the disk, is the reason: a place before its beginning, or far beyond its end.
-_DAMAGED = (errno.EINVAL, errno.EOVERFLOW)
-_SAFETENSORS = rb'.{8}\{\s*"'
-_FOLDERS_WEIGHTS = 'model.safetensors'  # in folders that save_pretrained writes
-_UNUSUAL_TENSORS = {f'torch._utils._rebuild_{name}': kind for name, kind in dict(
-    qtensor='quantised', sparse_tensor='sparse', meta_tensor_no_storage='empty (meta)', nested_tensor='nested',
-    wrapper_subclass='wrapped').items()}
 
 
 class UnreadableFileError(UserError):
@@ -280,7 +279,6 @@ def strip_wrappers(weights: StateDict) -> StateDict:
     return weights
 
 
-_PLACES = ('', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')  # as MMEngine names them
 _MODEL_ZOOS: dict[str, Callable[[], dict[str, str]]] = {
     'torchvision://': get_torchvision_models, 'modelzoo://': get_torchvision_models, 'open-mmlab://': get_external_models,
     'openmmlab://': get_external_models, 'mmcls://': get_mmcls_models}

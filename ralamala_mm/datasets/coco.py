@@ -28,6 +28,13 @@ from .images import SHARED_REMEDY, find_file, image_sizes, shared_files
 from .report import CORRECTED, ERROR, NOTE, Problem, problem, some, split_of
 
 _FARTHEST = 1e6  # pixels; pycocotools draws every point of an outline, in 32-bit integers
+_PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
+             'annotations.json', 'labels.json', 'result.json')
+_NOT_INSTANCES = ('captions', 'person_keypoints', 'image_info', 'panoptic', 'stuff')
+_PROBE = 50  # images by which a folder is chosen
+_COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
+_TOO_MANY = 0.2  # share of boxes with the same defect, beyond which the file means something else
+_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 
 
 def segmentation_problem(segmentation: object, height: int, width: int) -> str | None:
@@ -128,12 +135,6 @@ def _decompressed(text: str | bytes) -> np.ndarray | None:
     return runs
 
 
-_PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
-             'annotations.json', 'labels.json', 'result.json')
-_NOT_INSTANCES = ('captions', 'person_keypoints', 'image_info', 'panoptic', 'stuff')
-_PROBE = 50  # images by which a folder is chosen
-
-
 @dataclass(eq=False)
 class CocoSplit:
     """One annotation file with the folder of its images; `name` is 'train', 'val', 'test', or 'all' if it is the only one."""
@@ -218,11 +219,6 @@ def _layout(root: Path, splits: dict[str, CocoSplit]) -> str:
     if all(split.ann_file.parent == root / 'annotations' for split in splits.values()):
         return 'COCO format'
     return 'COCO format, in a layout of its own'
-
-
-_COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
-_TOO_MANY = 0.2  # share of boxes with the same defect, beyond which the file means something else
-_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 
 
 @dataclass

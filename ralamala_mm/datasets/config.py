@@ -12,6 +12,17 @@ from mmengine.registry import DATASETS
 from ralamala_mm.errors import UserError
 
 MODES = ('train', 'val', 'test')
+_GOLDEN_ANGLE = 0.381966  # of a circle: hues that follow each other lie far apart, however many there are
+_WHERE_TO_GET = {
+    'CocoDataset': 'COCO 2017 can be downloaded from https://cocodataset.org/#download',
+    'ADE20KDataset': 'ADE20K can be downloaded from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
+}
+_SHAPES = 'the built-in shapes are made by: python tools/make_shapes.py'
+LIST_FILE = 'skipped_images.txt'
+IMAGES = 'ralamala_mm.datasets.LoadCheckedImage'
+_MASKS = 'ralamala_mm.datasets.mask_loading.LoadCheckedMask'
+_INSTANCES = 'ralamala_mm.datasets.instance_loading.LoadCheckedInstances'
+CHECKED = (IMAGES, _MASKS, _INSTANCES)
 
 
 def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
@@ -21,6 +32,11 @@ def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield dataset
     for item in inner:
         yield from leaf_datasets(item)
+
+
+def is_segmentation(config: Config) -> bool:
+    """Whether the config belongs to MMSegmentation."""
+    return config.get('default_scope') == 'mmseg'
 
 
 def datasets_of(config: Config, modes: Sequence[str] = MODES) -> Iterator[tuple[str, ConfigDict]]:
@@ -53,7 +69,6 @@ def replace_transforms(config: Config, replace: Callable[[ConfigDict], object]) 
 
 
 Color = tuple[int, int, int]  # red, green, blue from 0 to 255
-_GOLDEN_ANGLE = 0.381966  # of a circle: hues that follow each other lie far apart, however many there are
 
 
 def dataset_class(config: Config, dataset: ConfigDict) -> type | None:
@@ -129,13 +144,6 @@ def set_classes(config: Config, classes: Sequence[str], palette: Sequence[Color]
     set_num_classes(config.model, len(classes))
 
 
-_WHERE_TO_GET = {
-    'CocoDataset': 'COCO 2017 can be downloaded from https://cocodataset.org/#download',
-    'ADE20KDataset': 'ADE20K can be downloaded from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
-}
-_SHAPES = 'the built-in shapes are made by: python tools/make_shapes.py'
-
-
 def check_paths(config: Config, modes: Sequence[str]) -> None:
     """Checks data root, annotation files and image folders of what the data loaders of `modes` read.
 
@@ -207,13 +215,6 @@ def _named_files(dataset: ConfigDict) -> Iterator[tuple[str, str, bool]]:
 
 def _is_remote(path: str) -> bool:
     return '://' in path
-
-
-LIST_FILE = 'skipped_images.txt'
-IMAGES = 'ralamala_mm.datasets.LoadCheckedImage'
-_MASKS = 'ralamala_mm.datasets.mask_loading.LoadCheckedMask'
-_INSTANCES = 'ralamala_mm.datasets.instance_loading.LoadCheckedInstances'
-CHECKED = (IMAGES, _MASKS, _INSTANCES)
 
 
 def use_checked_loading(config: Config) -> None:

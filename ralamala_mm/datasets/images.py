@@ -21,6 +21,16 @@ from ralamala_mm.errors import UserError
 
 SHARED_REMEDY = 'the folders in them are missing: put the files into these, or correct the names'
 _FORMS = ('NFC', 'NFD')  # macOS writes é as e and an accent, most others as one character
+_LOGGED = 10  # skipped files that the log tells of; all are listed
+_IN_A_ROW = 100  # so many without a good one between them are no exception any more
+# OpenCV fills what a cut-short file lacks with grey and only prints a warning; the second ends a whole file. A JPEG's
+# thumbnail, in its first 64 KiB, ends with the same marker, so that the shortcut is for files beyond that size.
+_END_MARKERS = {b'\xff\xd8': (b'\xff\xd9', 128 * 1024), b'\x89PNG': (b'IEND', 0)}
+_TAIL = 4096  # bytes; cameras append data after the end
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are quarter turns, some of them mirrored
+_TURNING_BACKENDS, _TURNING_FLAGS = ('cv2', 'pillow'), ('color', 'grayscale')  # only together they turn while decoding
+_WITH_ALPHA = ('RGBA', 'LA', 'PA', 'RGBa')  # Pillow's modes
 
 
 def find_file(path: str) -> str | None:
@@ -80,10 +90,6 @@ def _in_some_form(path: str) -> str | None:
             return None
         found = way
     return found if os.path.isfile(found) else None
-
-
-_LOGGED = 10  # skipped files that the log tells of; all are listed
-_IN_A_ROW = 100  # so many without a good one between them are no exception any more
 
 
 class FileUserError(UserError):
@@ -160,16 +166,6 @@ class BadFiles:
                 return len(listed), False
             file.write(line)
         return len(listed) + 1, True
-
-
-# OpenCV fills what a cut-short file lacks with grey and only prints a warning; the second ends a whole file. A JPEG's
-# thumbnail, in its first 64 KiB, ends with the same marker, so that the shortcut is for files beyond that size.
-_END_MARKERS = {b'\xff\xd8': (b'\xff\xd9', 128 * 1024), b'\x89PNG': (b'IEND', 0)}
-_TAIL = 4096  # bytes; cameras append data after the end
-_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are quarter turns, some of them mirrored
-_TURNING_BACKENDS, _TURNING_FLAGS = ('cv2', 'pillow'), ('color', 'grayscale')  # only together they turn while decoding
-_WITH_ALPHA = ('RGBA', 'LA', 'PA', 'RGBa')  # Pillow's modes
 
 
 def check_image(content: bytes, path: str) -> None:

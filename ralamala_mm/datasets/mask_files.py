@@ -24,12 +24,16 @@ from PIL import Image
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .config import config_classes, datasets_of, reduces_zero_label
+from .config import Color, config_classes, datasets_of, reduces_zero_label
 from .images import find_file, image_size
 from .report import CORRECTED, ERROR, NOTE, Problem, Report, is_image, problem, some, split_of
 
-Color = tuple[int, int, int]
 _FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
+_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
+_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
+_VOC_LISTS = Path('ImageSets', 'Segmentation')
+IGNORED = 255  # pixels that neither train nor count
+MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,6 @@ def _read(path: Path) -> ClassNames:
 def _color(texts: list[str]) -> Color:
     red, green, blue = map(int, texts)
     return red, green, blue
-
-
-_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
-_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
-_VOC_LISTS = Path('ImageSets', 'Segmentation')
 
 
 @dataclass(frozen=True)
@@ -204,10 +203,6 @@ def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     return 'Pascal VOC\'s folders, as CVAT exports them', splits
 
 
-IGNORED = 255  # pixels that neither train nor count
-MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
-
-
 @dataclass(frozen=True)
 class Mask:
     """One mask: how it stores its classes, and how many pixels have each value (or color).
@@ -247,22 +242,22 @@ class CheckedMasks:
 
 def read_mask(path: Path, image: Path) -> Mask:
     """Reads a mask whole, and of the image only its size."""
-    pictured = image_size(image)
+    size_of_image = image_size(image)
     try:
         with Image.open(path) as opened:
             size, mode = opened.size, opened.mode
             values = np.asarray(opened.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else opened)
     except Exception:  # decoders of broken files raise whatever they come upon
-        return Mask('broken', (0, 0), pictured, {})
+        return Mask('broken', (0, 0), size_of_image, {})
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-            return Mask('grey', size, pictured, _counts(values[..., 0]))
+            return Mask('grey', size, size_of_image, _counts(values[..., 0]))
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
         colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
-        return Mask('color', size, pictured, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)))
+        return Mask('color', size, size_of_image, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)))
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
-        return Mask('deep', size, pictured, {int(values.max()): 1})
-    return Mask('index', size, pictured, _counts(values.astype(np.uint8)))
+        return Mask('deep', size, size_of_image, {int(values.max()): 1})
+    return Mask('index', size, size_of_image, _counts(values.astype(np.uint8)))
 
 
 def _counts(values: np.ndarray) -> dict[int, int]:

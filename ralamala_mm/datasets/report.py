@@ -1,4 +1,4 @@
-"""What was found in a user's data, for reading before training starts."""
+"""What was found in a user's data, for reading before training starts: splits by their names, problems, the report."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,6 +14,9 @@ _NAMES = {
     'val': ('val', 'valid', 'validation'),
     'test': ('test', 'testing'),
 }
+ERROR, CORRECTED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
+_ORDER = (ERROR, CORRECTED, NOTE)
+_SHOWN_CLASSES = 24
 
 
 def split_of(text: str) -> str | None:
@@ -37,11 +40,6 @@ def hold_out(items: Sequence, root: Path) -> tuple[list, list]:
 def is_image(path: Path | str) -> bool:
     """By its suffix."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-ERROR, CORRECTED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
-_ORDER = (ERROR, CORRECTED, NOTE)
-_SHOWN_CLASSES = 24
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
 from .coco import CheckedSplit, CocoSplit, category_names, check_split, corrected_copy, find_coco
-from .config import check_paths, config_classes, datasets_of, replace_transforms, set_classes, set_data_root
+from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, shared_files
 from .mask_files import (
     IGNORED,
@@ -29,6 +29,13 @@ from .mask_files import (
     write_converted,
 )
 from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out, problem
+
+# The settings of a data set that say which data it reads.
+_WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
+                   'metainfo')
+_COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
+         'annotations/instances_default.json')
+_MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
 
 
 def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None) -> Report | None:
@@ -291,14 +298,6 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
         report.problems.append(Problem(NOTE, 'all', f'lists and converted masks are in {folder}; your files stay as they are'))
 
 
-__all__ = ['Report', 'inspect_data', 'use_data']
-
-# The settings of a data set that say which data it reads.
-_WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
-                   'metainfo')
-_COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
-         'annotations/instances_default.json')
-_MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
 
 
 def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
@@ -333,7 +332,7 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
     folder = Path(root)
     modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
     datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
-    segments = config.get('default_scope') == 'mmseg'
+    segments = is_segmentation(config)
     if '://' in root or not folder.is_dir() or not (segments or {kind for _, kind in datasets} == {'CocoDataset'}):
         set_data_root(config, root)
         return None

@@ -35,6 +35,7 @@ _TASK = 8  # samples that a worker is given at a time
 _WAITING = 3  # tasks per worker that are handed out ahead
 _IDLE = -1
 _SECONDS = 15  # between two lines where stderr is no terminal
+_NOTED = 20  # notes that are printed
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,6 @@ def check_worker_count(workers: int) -> None:
     """
     if workers < 1:
         raise UserError(f'--workers {workers}: at least one is needed')
-
-
-_NOTED = 20  # notes that are printed
 
 
 @dataclass

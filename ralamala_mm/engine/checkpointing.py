@@ -33,6 +33,7 @@ POINTER = 'last_checkpoint'
 GRADIENTS = 'accumulated_gradients'
 FEWEST_KEPT = 2
 FAILURES_BEFORE_STOP = 3
+_LAST_VALIDATION = 'last_validation'  # beside the checkpoints: the iteration after which was validated last
 
 
 class DurableBackend(LocalBackend):
@@ -278,9 +279,6 @@ class DependableCheckpointHook(CheckpointHook):
                 f'{self.last_ckpt or "none"}. Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
         if self.failures >= FAILURES_BEFORE_STOP:
             runner.request_stop(Stop.NOT_SAVED)
-
-
-_LAST_VALIDATION = 'last_validation'  # beside the checkpoints: the iteration after which was validated last
 
 
 def use_resume(config: Config, resume: str | None) -> list[str]:

@@ -54,6 +54,13 @@ _FAILURES = (
      'a connection to another process or machine was lost, or not answered in time', 'try again',
      dict(launcher='see what the other processes said last, or set env_cfg.dist_cfg.timeout to more seconds')),
 )
+OTHER_RANKS_WAIT = 3  # seconds
+MAX_SENTENCE = 2000  # letters
+PACKAGE = Path(__file__).resolve().parents[1]
+# MMEngine's functions that make a part of the run, and what they call its config.
+_BUILDERS = {'build_from_cfg': 'cfg', 'build_scheduler_from_cfg': 'cfg', 'build_optim_wrapper': 'cfg',
+             'build_dataloader': 'dataloader_cfg', 'set_randomness': 'seed'}
+_CONFIG_ERRORS = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, ImportError)
 
 
 def explain_failure(error: BaseException, options: Container[str] = ()) -> str | None:
@@ -78,15 +85,6 @@ def _is_cut_off_worker(error: BaseException) -> bool:
     """Whether a data loader was reading from a worker that ended in the midst of it, before PyTorch saw that it had."""
     return isinstance(error, ConnectionError | EOFError) and any(
         frame.f_code.co_name == '_try_get_data' for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-OTHER_RANKS_WAIT = 3  # seconds
-MAX_SENTENCE = 2000  # letters
-PACKAGE = Path(__file__).resolve().parents[1]
-# MMEngine's functions that make a part of the run, and what they call its config.
-_BUILDERS = {'build_from_cfg': 'cfg', 'build_scheduler_from_cfg': 'cfg', 'build_optim_wrapper': 'cfg',
-             'build_dataloader': 'dataloader_cfg', 'set_randomness': 'seed'}
-_CONFIG_ERRORS = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, ImportError)
 
 
 def runner_parser(description: str) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from mmengine.utils import is_installed
 from torch import nn
 
 from ralamala_mm.checkpoints import check_file, fetch
-from ralamala_mm.datasets.config import MODES, datasets_of
+from ralamala_mm.datasets.config import MODES, datasets_of, is_segmentation
 from ralamala_mm.errors import UserError, did_you_mean
 from ralamala_mm.families import check_linear_stages, family_of
 
@@ -212,11 +212,6 @@ def _make_available(source: str) -> None:
                             'scratch') from error
     elif '://' not in source:
         check_file(Path(source), source)
-
-
-def is_segmentation(config: Config) -> bool:
-    """Whether the config belongs to MMSegmentation."""
-    return config.get('default_scope') == 'mmseg'
 
 
 def use_test_time_augmentation(config: Config) -> None:

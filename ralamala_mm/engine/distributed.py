@@ -1,4 +1,4 @@
-"""Processes, devices and nodes: how many there are, where they meet, and batch norm over all of them.
+"""Processes, devices and nodes: how many there are, where they meet, batch norm over all of them, and their memory.
 
 Of batch norm: N batch, C channels, R ranks; statistics are per channel, over N and all positions.
 """
@@ -36,6 +36,22 @@ from ralamala_mm.errors import UserError
 Result = TypeVar('Result')
 _GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
 _ANY_PORT = 9  # nothing is sent: connecting a datagram socket only looks the route up
+# Where each launcher says which process this is: rank, number of processes, rank on this node.
+_RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+_STARTERS = {'pytorch': 'tools/dist_train.sh or torchrun', 'slurm': 'tools/slurm_train.sh or srun', 'mpi': 'mpirun'}
+# The launchers' own variables, and those of the same meaning.
+_OURS = {'NNODES': 'PET_NNODES', 'NODE_RANK': 'PET_NODE_RANK', 'MASTER_ADDR': 'PET_MASTER_ADDR', 'PORT': 'PET_MASTER_PORT'}
+# What else says where nodes meet. torchrun takes each for the default of its option, whatever the launcher was given.
+_OTHERS = ('PET_NPROC_PER_NODE', 'PET_MAX_RESTARTS', 'PET_STANDALONE', 'PET_LOCAL_ADDR', 'PET_RDZV_BACKEND', 'PET_RDZV_ENDPOINT',
+           'PET_RDZV_ID', 'PET_RDZV_CONF')
+_NAME_TIME = 300  # seconds in which the name of node 0 may become known: it is when its pod has an address
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST = 2**31 - 1  # what mallopt's int holds
 
 
 def local_address(host: str) -> str:
@@ -69,15 +85,6 @@ def interface_of(address: str) -> str | None:
                 return name
     # All of 127.0.0.0/8 is the loopback interface, which is listed with its first address only.
     return 'lo' if ipaddress.ip_address(address).is_loopback else None
-
-
-# Where each launcher says which process this is: rank, number of processes, rank on this node.
-_RANK_VARIABLES = {
-    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-}
-_STARTERS = {'pytorch': 'tools/dist_train.sh or torchrun', 'slurm': 'tools/slurm_train.sh or srun', 'mpi': 'mpirun'}
 
 
 def check_process_count(processes: int) -> None:
@@ -216,14 +223,6 @@ def _leave_processes() -> None:
 def launched_rank(launcher: str) -> int:
     """Which of the launched processes this is; 0 without a launcher, whatever job the process is a part of."""
     return int(os.environ.get(_RANK_VARIABLES[launcher][0], 0)) if launcher != 'none' else 0
-
-
-# The launchers' own variables, and those of the same meaning.
-_OURS = {'NNODES': 'PET_NNODES', 'NODE_RANK': 'PET_NODE_RANK', 'MASTER_ADDR': 'PET_MASTER_ADDR', 'PORT': 'PET_MASTER_PORT'}
-# What else says where nodes meet. torchrun takes each for the default of its option, whatever the launcher was given.
-_OTHERS = ('PET_NPROC_PER_NODE', 'PET_MAX_RESTARTS', 'PET_STANDALONE', 'PET_LOCAL_ADDR', 'PET_RDZV_BACKEND', 'PET_RDZV_ENDPOINT',
-           'PET_RDZV_ID', 'PET_RDZV_CONF')
-_NAME_TIME = 300  # seconds in which the name of node 0 may become known: it is when its pod has an address
 
 
 def take_scheduler_variables(environment: MutableMapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -435,11 +434,6 @@ def _gathered(module: nn.Module) -> GatheredBatchNorm:
     for name, value in [*module._parameters.items(), *module._buffers.items()]:
         setattr(replaced, name, value)
     return replaced.train(module.training)
-
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**31 - 1  # what mallopt's int holds
 
 
 def keep_freed_blocks() -> bool:

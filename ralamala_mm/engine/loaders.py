@@ -14,6 +14,13 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from ralamala_mm.errors import UserError
 
 _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+SHARED_MEMORY = '/dev/shm'  # where PyTorch puts tensors that processes share, by either of its strategies
+_SAMPLES = 3  # of which a batch's size is estimated
+_LARGE_SAMPLE = 64 * 2**20  # bytes, as of 4600 × 4600 pixels; where such batches would fit, nothing is estimated
+_PAGE = 4096  # bytes; each tensor is a file of its own
+_MIB = 2**20
+# Processes on this node, as torchrun, Slurm and Open MPI say it.
+_LOCAL_SIZES = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 
 class Shielded:
@@ -46,15 +53,6 @@ class Shielded:
 def shield_workers(loader: DataLoader) -> None:
     """Lets a loader's workers leave SIGTERM and SIGUSR1 to the process that they work for."""
     loader.worker_init_fn = Shielded(loader.worker_init_fn)
-
-
-SHARED_MEMORY = '/dev/shm'  # where PyTorch puts tensors that processes share, by either of its strategies
-_SAMPLES = 3  # of which a batch's size is estimated
-_LARGE_SAMPLE = 64 * 2**20  # bytes, as of 4600 × 4600 pixels; where such batches would fit, nothing is estimated
-_PAGE = 4096  # bytes; each tensor is a file of its own
-_MIB = 2**20
-# Processes on this node, as torchrun, Slurm and Open MPI say it.
-_LOCAL_SIZES = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 
 def check_shared_memory(loader: DataLoader, name: str, beside: DataLoader | None = None, folder: str = SHARED_MEMORY) -> None:

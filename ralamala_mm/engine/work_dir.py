@@ -21,6 +21,9 @@ from ralamala_mm.files import remove_unfinished
 _LOCK = '.training.lock'
 _PATIENCE = 10  # seconds; a training that was ended a moment ago may still be leaving
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# Option, MMEngine's backend, and the package that it needs.
+_BACKENDS = dict(tensorboard=('TensorboardVisBackend', 'tensorboard'), wandb=('WandbVisBackend', 'wandb'))
+RECORDERS = tuple(_BACKENDS)
 
 
 def claim_work_dir(path: str) -> TextIO:
@@ -97,11 +100,6 @@ class DependableLocalVisBackend(LocalVisBackend):
                 self._has_failed = True
                 MMLogger.get_current_instance().error(f'losses and metrics cannot be written to {self._save_dir} '
                                                       f'({error.strerror or error}): some will be missing there')
-
-
-# Option, MMEngine's backend, and the package that it needs.
-_BACKENDS = dict(tensorboard=('TensorboardVisBackend', 'tensorboard'), wandb=('WandbVisBackend', 'wandb'))
-RECORDERS = tuple(_BACKENDS)
 
 
 def use_recorders(config: Config, names: list[str]) -> None:

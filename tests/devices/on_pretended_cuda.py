@@ -42,6 +42,7 @@ PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 SIZE = (97, 130)  # no multiple of the strides
 COPIES = (torch.ops.aten.copy_.default,)
 
+
 class OneDevice(TorchDispatchMode):
     """Raises where operands lie on several devices; FakeTensor does not for convolutions, nor for operators of ours."""
 

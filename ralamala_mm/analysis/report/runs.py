@@ -10,8 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ralamala_mm.analysis.curves import read_entries
+from ralamala_mm.datasets.config import is_segmentation
 from ralamala_mm.engine import load_config
-from ralamala_mm.engine.config import is_segmentation
 from ralamala_mm.errors import UserError
 
 # By the last part of a name: before it stands whatever prefix the config gives the evaluator.
