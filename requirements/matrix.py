@@ -55,12 +55,23 @@ def test(stack: str, version: str, command: str, torch: str) -> tuple[str, bool]
                                *([] if torch == DEFAULT else [f'TORCH={torch}'])], cwd=ROOT, stdout=file,
                               stderr=subprocess.STDOUT, check=False).returncode
     text = log.read_text(errors='replace')
-    counted = re.findall(r'^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s', text, re.MULTILINE)
-    result = counted[-1] if counted else f'make failed: {(text.strip().splitlines() or ["no output"])[-1][:80]}'
-    if code and counted and 'failed' not in result and 'error' not in result:
-        result += f', exit code {code}'
+    result = summary(text, code)
     print(f'{name}: {result}, {(time.monotonic() - started) / 60:.0f} minutes', flush=True)
     return f'| {stack} | {version} | {torch_version(venv)} | {result} | {date.today()} |', code == 0
+
+
+def summary(text: str, code: int) -> str:
+    """What a run of `make test` came to: pytest's numbers of tests, or how make failed.
+
+    Args:
+        text: its output.
+        code: its exit code.
+    """
+    counted = re.findall(r'^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s', text, re.MULTILINE)
+    if not counted:
+        return f'make failed: {(text.strip().splitlines() or ["no output"])[-1][:80]}'
+    result = re.sub(r', \d+ warnings?$', '', counted[-1])
+    return f'{result}, exit code {code}' if code and 'failed' not in result and 'error' not in result else result
 
 
 def torch_version(venv: Path) -> str:

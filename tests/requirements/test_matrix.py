@@ -25,6 +25,15 @@ def test_rows_are_merged(matrix: ModuleType):
         '| onedl | 3.11 | 2.13.0 | 8 passed | b |', matrix.END, 'below']
 
 
+@pytest.mark.parametrize(('text', 'code', 'result'), [
+    ('== 7 passed, 2 skipped, 51 warnings in 908.51s (0:15:08) ==\n', 0, '7 passed, 2 skipped'),
+    ('1 failed, 7 passed in 9.5s\n', 2, '1 failed, 7 passed'), ('7 passed, 1 warning in 9.5s\n', 2, '7 passed, exit code 2'),
+    ('Making .venv\nmake: *** [Makefile:16: install] Error 1\n', 2, 'make failed: make: *** [Makefile:16: install] Error 1'),
+    ('', 2, 'make failed: no output')])
+def test_what_a_run_came_to(matrix: ModuleType, text: str, code: int, result: str):
+    assert matrix.summary(text, code) == result
+
+
 def test_the_readme_has_the_table(matrix: ModuleType):
     readme = (ROOT / 'README.md').read_text()
     assert readme.count(matrix.BEGIN) == readme.count(matrix.END) == 1
