@@ -20,7 +20,6 @@ from ralamala_mm.datasets import check_paths, set_data_root
 from ralamala_mm.datasets.shapes import make_shapes
 from ralamala_mm.engine import Console, build_runner, claim_folders, prepare_config, run, use_resume
 from ralamala_mm.engine.checkpointing import pointed_checkpoint
-from ralamala_mm.engine.distributed import keep_freed_blocks
 
 TRAIN_IMAGES, VAL_IMAGES = 1000, 100
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,8 +29,6 @@ SIDE = 384  # pixels of an image's longer side on a sheet, so that names and sco
 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
-    if not torch.cuda.is_available():
-        keep_freed_blocks()
     config = prepare_config(args)
     set_data_root(config, args.data)
     work_dir = Path(config.work_dir)

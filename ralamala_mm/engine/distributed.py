@@ -1,15 +1,13 @@
-"""Processes, devices and nodes: how many there are, where they meet, batch norm over all of them, and their memory.
+"""Processes, devices and nodes: how many there are, where they meet, and batch norm over all of them.
 
 Of batch norm: N batch, C channels, R ranks; statistics are per channel, over N and all positions.
 """
 
 import atexit
-import ctypes
 import fcntl
 import gc
 import ipaddress
 import os
-import platform
 import shutil
 import socket
 import struct
@@ -49,9 +47,6 @@ _OURS = {'NNODES': 'PET_NNODES', 'NODE_RANK': 'PET_NODE_RANK', 'MASTER_ADDR': 'P
 _OTHERS = ('PET_NPROC_PER_NODE', 'PET_MAX_RESTARTS', 'PET_STANDALONE', 'PET_LOCAL_ADDR', 'PET_RDZV_BACKEND', 'PET_RDZV_ENDPOINT',
            'PET_RDZV_ID', 'PET_RDZV_CONF')
 _NAME_TIME = 300  # seconds in which the name of node 0 may become known: it is when its pod has an address
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**31 - 1  # what mallopt's int holds
 
 
 def local_address(host: str) -> str:
@@ -434,20 +429,3 @@ def _gathered(module: nn.Module) -> GatheredBatchNorm:
     for name, value in [*module._parameters.items(), *module._buffers.items()]:
         setattr(replaced, name, value)
     return replaced.train(module.training)
-
-
-def keep_freed_blocks() -> bool:
-    """Has glibc keep freed blocks of up to 2 GiB for the next allocation.
-
-    Otherwise the tensors of each iteration on a CPU are mapped anew, and the kernel clears them page by page. Settings of the
-    user's (`MALLOC_…`, `GLIBC_TUNABLES`) stand; other C libraries have no such thresholds.
-
-    Returns:
-        Whether it was set.
-    """
-    of_user = any(name.startswith('MALLOC_') for name in os.environ) or 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '')
-    if of_user or platform.libc_ver()[0] != 'glibc':
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    # Both, or none: a heap that grew by large blocks would be trimmed again after each of them.
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
