@@ -1,6 +1,6 @@
 """Data mutated at random: looking at it ends in a report or in a sentence, and what passes can be read and evaluated.
 
-RALAMALA_FUZZ_EXAMPLES=5000 pytest tests/datasets/own/test_fuzz_inspection.py tries many more, and others each time.
+RALAMALA_FUZZ_EXAMPLES=5000 pytest tests/datasets/user_data/test_fuzz_inspection.py tries many more, and others each time.
 """
 
 import copy
