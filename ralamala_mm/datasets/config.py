@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 from ralamala_mm.errors import UserError
 
 MODES = ('train', 'val', 'test')
+Color = tuple[int, int, int]  # red, green, blue from 0 to 255
 _GOLDEN_ANGLE = 0.381966  # of a circle: hues that follow each other lie far apart, however many there are
 _WHERE_TO_GET = {
     'CocoDataset': 'COCO 2017 can be downloaded from https://cocodataset.org/#download',
@@ -66,9 +67,6 @@ def replace_transforms(config: Config, replace: Callable[[ConfigDict], object]) 
     for _, dataset in datasets_of(config):
         for transform in transforms_of(dataset):
             replace(transform)
-
-
-Color = tuple[int, int, int]  # red, green, blue from 0 to 255
 
 
 def dataset_class(config: Config, dataset: ConfigDict) -> type | None:

@@ -38,6 +38,91 @@ _COCO = ('COCO annotations such as annotations/instances_train2017.json, annotat
 _MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
 
 
+def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
+             weights_classes: Sequence[str] | None = None) -> Report | None:
+    """Makes a config read the data in a folder.
+
+    Args:
+        config: of a detector on COCO-format data or of a segmentor; changed in place. For other data sets, and for a folder
+            that does not exist here, its `data_root` alone is replaced.
+        root: the folder.
+        modes: the data loaders that will be used, of 'train', 'val', 'test'; those that the config lacks are passed over.
+        show: print the report.
+        weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
+
+    Returns:
+        The report, or None for other data sets.
+
+    Raises:
+        UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
+    """
+    report = inspect_data(config, root, modes, show, weights_classes)
+    if report and report.errors:
+        count = len(report.errors)
+        raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
+                        'ERROR in the report above')
+    return report
+
+
+def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
+                 weights_classes: Sequence[str] | None = None) -> Report | None:
+    """`use_data` that leaves it to the caller what comes of a report with errors, with which the config stays as it is."""
+    folder = Path(root)
+    modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
+    datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
+    segments = is_segmentation(config)
+    if '://' in root or not folder.is_dir() or not (segments or {kind for _, kind in datasets} == {'CocoDataset'}):
+        set_data_root(config, root)
+        return None
+    if len(datasets) > len(modes):
+        raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
+    if segments:
+        report = use_mask_folder(config, folder, modes, weights_classes, show)
+    else:
+        report = use_coco_folder(config, folder, modes, weights_classes)
+    if report is None:
+        _use_as_it_is(config, folder, modes, segments)
+        return None
+    if show:
+        print(report, flush=True)
+    if not report.errors and 'val' in modes and 'test' not in modes:
+        _test_as_validated(config)
+    return report
+
+
+def _test_as_validated(config: Config) -> None:
+    """The test part of the config, which the saved one is used with later, reads what is validated on."""
+    validated = dict(datasets_of(config, ['val', 'test']))
+    if 'test' in validated:
+        for key in _WHERE_AND_WHAT:
+            if key in validated['val']:
+                validated['test'][key] = deepcopy(validated['val'][key])
+        if isinstance(config.get('val_evaluator'), dict) and 'ann_file' in config.val_evaluator and config.get('test_evaluator'):
+            config.test_evaluator.ann_file = config.val_evaluator.ann_file
+
+
+def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: bool) -> None:
+    """A folder in a layout that only the config knows.
+
+    Raises:
+        UserError: it is not in that layout either; the text says what was looked for.
+    """
+    set_data_root(config, str(folder))
+    try:
+        check_paths(config, modes)
+    except UserError as error:
+        coco, masks = find_coco(folder)[1], find_masks(folder)[1]
+        if segments and coco and not masks:
+            raise UserError(f'{folder} holds COCO annotations but no masks, and this config is of a segmentor: take a config of '
+                            'a detector, or put masks beside the images (images/train, masks/train, …)') from error
+        if masks and not segments and not coco:
+            raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
+                            'a config of a segmentor (semanticfpn_*, upernet_*)') from error
+        found = [*(masks if segments else coco)]
+        raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
+                        + (f'; found {", ".join(found)} only' if found else '')) from error
+
+
 def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None) -> Report | None:
     """Puts a folder into a detector's config: paths, classes, heads.
 
@@ -296,90 +381,3 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
                        data_prefix=ConfigDict(img_path=os.path.relpath(split.image_dir, root), seg_map_path=masks_at))
     if written:
         report.problems.append(Problem(NOTE, 'all', f'lists and converted masks are in {folder}; your files stay as they are'))
-
-
-
-
-def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-             weights_classes: Sequence[str] | None = None) -> Report | None:
-    """Makes a config read the data in a folder.
-
-    Args:
-        config: of a detector on COCO-format data or of a segmentor; changed in place. For other data sets, and for a folder
-            that does not exist here, its `data_root` alone is replaced.
-        root: the folder.
-        modes: the data loaders that will be used, of 'train', 'val', 'test'; those that the config lacks are passed over.
-        show: print the report.
-        weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
-
-    Returns:
-        The report, or None for other data sets.
-
-    Raises:
-        UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
-    """
-    report = inspect_data(config, root, modes, show, weights_classes)
-    if report and report.errors:
-        count = len(report.errors)
-        raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
-                        'ERROR in the report above')
-    return report
-
-
-def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-                 weights_classes: Sequence[str] | None = None) -> Report | None:
-    """`use_data` that leaves it to the caller what comes of a report with errors, with which the config stays as it is."""
-    folder = Path(root)
-    modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
-    datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
-    segments = is_segmentation(config)
-    if '://' in root or not folder.is_dir() or not (segments or {kind for _, kind in datasets} == {'CocoDataset'}):
-        set_data_root(config, root)
-        return None
-    if len(datasets) > len(modes):
-        raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
-    if segments:
-        report = use_mask_folder(config, folder, modes, weights_classes, show)
-    else:
-        report = use_coco_folder(config, folder, modes, weights_classes)
-    if report is None:
-        _use_as_it_is(config, folder, modes, segments)
-        return None
-    if show:
-        print(report, flush=True)
-    if not report.errors and 'val' in modes and 'test' not in modes:
-        _test_as_validated(config)
-    return report
-
-
-def _test_as_validated(config: Config) -> None:
-    """The test part of the config, which the saved one is used with later, reads what is validated on."""
-    validated = dict(datasets_of(config, ['val', 'test']))
-    if 'test' in validated:
-        for key in _WHERE_AND_WHAT:
-            if key in validated['val']:
-                validated['test'][key] = deepcopy(validated['val'][key])
-        if isinstance(config.get('val_evaluator'), dict) and 'ann_file' in config.val_evaluator and config.get('test_evaluator'):
-            config.test_evaluator.ann_file = config.val_evaluator.ann_file
-
-
-def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: bool) -> None:
-    """A folder in a layout that only the config knows.
-
-    Raises:
-        UserError: it is not in that layout either; the text says what was looked for.
-    """
-    set_data_root(config, str(folder))
-    try:
-        check_paths(config, modes)
-    except UserError as error:
-        coco, masks = find_coco(folder)[1], find_masks(folder)[1]
-        if segments and coco and not masks:
-            raise UserError(f'{folder} holds COCO annotations but no masks, and this config is of a segmentor: take a config of '
-                            'a detector, or put masks beside the images (images/train, masks/train, …)') from error
-        if masks and not segments and not coco:
-            raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
-                            'a config of a segmentor (semanticfpn_*, upernet_*)') from error
-        found = [*(masks if segments else coco)]
-        raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
-                        + (f'; found {", ".join(found)} only' if found else '')) from error
