@@ -63,7 +63,7 @@ def resolve_variant(arch: str | dict, variants: Mapping[str, Variant] = VARIANTS
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """What a linear attention moves and computes at least, see `analysis.roofline`, in maps of `[B, N, L, D]`.
+    """Lower bound of a linear attention, see `analysis.roofline`: tensors `[B, N, L, D]` read or written, products per token.
 
     Beside the products of each token with the k·v buffer, which all have, there are those of each token with a vector.
     """
@@ -96,7 +96,7 @@ class Family:
     linear_stages: tuple[int, ...] = LINEAR_STAGES
 
 
-# By name; `backbones.hybrid.register_family` adds to it, while `ralamala_mm` is imported to those of this package.
+# Filled by `backbones.hybrid.register_family`; RAVLT and MALA are added when `ralamala_mm` is imported.
 FAMILIES: dict[str, Family] = {}
 
 

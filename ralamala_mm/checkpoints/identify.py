@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ralamala_mm.families import FAMILIES, NUM_STAGES, any_family
 
-META_KEY = 'ralamala_mm'  # under `meta` in the files that we write
+META_KEY = 'ralamala_mm'  # under `meta` in what convert_checkpoint.py writes; trainings record their config instead
 _LAYER_SCALE = re.compile(r'layers\.([0-9]{1,3})\.blocks\.([0-9]{1,3})\.gamma_1$')  # one entry per block
 
 

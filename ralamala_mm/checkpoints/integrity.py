@@ -11,6 +11,8 @@ from ralamala_mm.errors import UserError
 from .container import is_zip
 from .reading import RefusedFileError, UnreadableFileError, read_checkpoint, unreadable
 
+RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}  # without which a checkpoint holds no training state
+
 
 def damage(path: Path) -> str | None:
     """What is wrong with a file that PyTorch wrote, found by the checksums of its parts; None if it is complete.
@@ -49,7 +51,7 @@ def training_progress(location: str | Path, trusted: bool | None = None) -> Mapp
     """
     content = read_checkpoint(str(location), trusted, tensors=False)
     meta = content.get('meta')
-    if not content.keys() >= {'meta', 'message_hub', 'optimizer'} or not isinstance(meta, Mapping):
+    if not content.keys() >= RESUME_KEYS or not isinstance(meta, Mapping):
         return None
     counts = [meta.get('epoch'), meta.get('iter')]
     return meta if all(isinstance(count, int) and count >= 0 for count in counts) else None

@@ -66,7 +66,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
 
 def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
                  weights_classes: Sequence[str] | None = None) -> Report | None:
-    """`use_data` that leaves it to the caller what comes of a report with errors, with which the config stays as it is."""
+    """Inspects the folder and, if the report has no errors, points the config at it: `use_data` without its error."""
     folder = Path(root)
     modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
     datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
@@ -102,7 +102,7 @@ def _test_as_validated(config: Config) -> None:
 
 
 def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: bool) -> None:
-    """A folder in a layout that only the config knows.
+    """Replaces the data root only, and keeps the config's relative paths: a folder in the layout of the config.
 
     Raises:
         UserError: it is not in that layout either; the text says what was looked for.

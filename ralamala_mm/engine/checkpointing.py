@@ -100,7 +100,7 @@ def pointed_checkpoint(work_dir: Path | str) -> str | None:
     return pointer.read_text().strip() or None if pointer.is_file() else None
 
 
-def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
+def accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
     """Gradients that are added up for an update to come, by parameter, on the CPU; empty between updates.
 
     Each process has added up those of its own images: their mean over the processes, given to all, makes the update what it
@@ -131,8 +131,8 @@ def _goes_by_metrics(runner: Runner) -> bool:
     return any(getattr(scheduler, 'need_val_args', False) for schedulers in groups for scheduler in schedulers)
 
 
-def _first_says(fact: bool) -> bool:
-    """What holds in rank 0, which alone writes: all do the same then. All processes have to call this."""
+def _rank_0_says(fact: bool) -> bool:
+    """A fact that rank 0 knows, as it alone writes, on all ranks, which all have to call this."""
     answer = torch.tensor(int(fact))
     broadcast(answer)
     return bool(answer)
@@ -154,7 +154,7 @@ class DependableCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             self.max_keep_ckpts = max(self.max_keep_ckpts, FEWEST_KEPT)
         self._gradients: dict[str, Tensor] = {}
-        self.saved_iter = self._tried_iter = -1  # iterations behind the newest checkpoint, and behind what was last to be one
+        self.saved_iter = self._tried_iter = -1  # iteration of the newest checkpoint, and of the last attempt to save one
         self.failures = 0  # in a row
         self._saved_at = 0.0
 
@@ -164,7 +164,7 @@ class DependableCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if runner._resume:
             pointed = pointed_checkpoint(runner.work_dir)
-            if _first_says(pointed is not None and os.path.abspath(pointed) == os.path.abspath(runner._load_from)):
+            if _rank_0_says(pointed is not None and os.path.abspath(pointed) == os.path.abspath(runner._load_from)):
                 self.saved_iter, self.last_ckpt = runner.iter, runner._load_from
 
     def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> bool:
@@ -250,7 +250,7 @@ class DependableCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, filename)
         before, self.last_ckpt = self.last_ckpt, path
         runner.message_hub.update_info('last_ckpt', path)
-        self._gradients = waiting_gradients(runner)
+        self._gradients = accumulated_gradients(runner)
         self._tried_iter = meta['iter']
         failure = None
         try:
@@ -262,7 +262,7 @@ class DependableCheckpointHook(CheckpointHook):
                 atomic_write(Path(runner.work_dir, POINTER), lambda unfinished: unfinished.write_text(path), durable=True)
         except OSError as error:
             failure = error
-        if not _first_says(failure is None):
+        if not _rank_0_says(failure is None):
             self.last_ckpt = before
             self._tell_failure(runner, failure)
             return False
@@ -331,7 +331,7 @@ def _choose(config: Config, given: str | None) -> tuple[str | None, int | None, 
     if meta is None:
         raise UserError(f'{path} holds weights but no training state to resume: start from it with '
                         f'--cfg-options load_from={path}, without --resume')
-    return path, meta.get('seed'), [*notes, f'going on from {path}, after iteration {meta["iter"]}']
+    return path, meta.get('seed'), [*notes, f'resuming from {path} at iteration {meta["iter"]}']
 
 
 def _newest(config: Config) -> tuple[str | None, list[str]]:

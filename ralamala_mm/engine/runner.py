@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ralamala_mm.checkpoints import check_file, find_weights, load_weights, read_checkpoint, recorded_backbone
-from ralamala_mm.checkpoints.integrity import training_progress
+from ralamala_mm.checkpoints.integrity import RESUME_KEYS, training_progress
 from ralamala_mm.datasets.diagnosis import check_dataset, explain_dataset_error
 from ralamala_mm.errors import UserError
 
@@ -34,7 +34,6 @@ from .progress import Console, ConsoleFilter, ProgressHook, libraries_to_log
 from .reproducibility import ContinuingEpochLoop, ContinuingIterLoop, continuing_loader
 from .work_dir import DependableLocalVisBackend
 
-_RESUME_KEYS = {'meta', 'message_hub', 'optimizer'}
 # MMEngine's loops, and what takes their place; a config may also say by_epoch alone.
 _LOOPS = {EpochBasedTrainLoop: ContinuingEpochLoop, IterBasedTrainLoop: ContinuingIterLoop, True: ContinuingEpochLoop,
           False: ContinuingIterLoop}
@@ -213,7 +212,7 @@ class DependableRunner(MMEngineRunner):
             UserError: the file cannot be read, does not fit the model, or holds too little to resume from.
         """
         checkpoint = dict(read_checkpoint(filename))
-        if self._resume and not checkpoint.keys() >= _RESUME_KEYS:
+        if self._resume and not checkpoint.keys() >= RESUME_KEYS:
             raise UserError(f'{filename} holds weights but no training state to resume: start from it with '
                             f'--cfg-options load_from={filename}, without --resume')
         # MMEngine would run the config in it as Python, and takes nothing from it that the present config lacks.

@@ -205,7 +205,7 @@ def show_rejoin(folder: Path, data: Path, iterations: int) -> None:
         codes = [first.wait(timeout=300), second.wait(timeout=300)]
     output = logs[0].read_text() + logs[1].read_text()
     assert codes == [0, 0], output[-6000:]
-    resumed = numbers(output, r'going on from (\S+), after iteration (\d+)')
+    resumed = numbers(output, r'resuming from (\S+) at iteration (\d+)')
     # Rank 0 may be on the other node afterwards; it is the one that logs.
     done = [int(number) for number in numbers(output, rf'Iter\(train\) \[ *(\d+)/{iterations}\]')]
     assert int(resumed[-1][1]) >= 2  # which was saved before the node was killed

@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from ralamala_mm.engine import load_config
-from ralamala_mm.families import VARIANTS
+from ralamala_mm.families import FAMILIES, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for folder in ('configs', 'configs/demo') for path in (ROOT / folder).glob('*.py'))
@@ -26,8 +26,9 @@ RECIPES = ('retinanet_{}_{}', 'maskrcnn_{}_{}', 'maskrcnn_{}_{}_3x', 'cascade_ma
 
 
 def test_the_promised_configs_are_there():
-    wanted = {f'configs/{recipe.format(name, arch)}.py' for recipe in RECIPES for name in ('ravlt', 'mala') for arch in VARIANTS}
-    assert len(wanted) == 48
+    wanted = {f'configs/{recipe.format(name.lower(), arch)}.py' for recipe in RECIPES
+              for name, family in FAMILIES.items() for arch in family.variants}
+    assert len(wanted) == 6 * 2 * 4
     assert wanted == {path for path in CONFIGS if 'demo' not in path}
 
 

@@ -161,7 +161,7 @@ import os, sys, torch
 from types import SimpleNamespace
 from torch import distributed, nn
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from ralamala_mm.engine.checkpointing import waiting_gradients
+from ralamala_mm.engine.checkpointing import accumulated_gradients
 
 rank = int(sys.argv[1])
 distributed.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
@@ -174,10 +174,10 @@ assert not wrapper.should_update()
 model.both.grad = torch.full((2,), 1.0 + rank)
 if rank:
     model.one.grad = torch.ones(1)
-found = waiting_gradients(runner)
+found = accumulated_gradients(runner)
 assert {name: value.tolist() for name, value in found.items()} == {'both': [1.5, 1.5], 'one': [0.5]}, found
 wrapper._inner_count = 2
-assert waiting_gradients(runner) == {}
+assert accumulated_gradients(runner) == {}
 distributed.destroy_process_group()  # gloo's threads end a process that leaves them running, at times with SIGABRT
 """
     processes = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(rank), str(tmp_path / 'meet')],

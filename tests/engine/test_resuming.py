@@ -66,7 +66,7 @@ def test_without_resume(folder: Path):
 def test_the_newest(folder: Path):
     config = config_of(folder, randomness=dict(seed=99, deterministic=True))
     notes = use_resume(config, 'auto')
-    assert notes == [f'going on from {folder / "epoch_4.pth"}, after iteration 20']
+    assert notes == [f'resuming from {folder / "epoch_4.pth"} at iteration 20']
     assert (config.resume, config.load_from) == (True, str(folder / 'epoch_4.pth'))
     assert config.randomness == dict(seed=3, deterministic=True)  # the run's, not the config's
 
@@ -170,7 +170,7 @@ def test_checkpoints_in_a_store(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr('ralamala_mm.engine.checkpointing.training_progress',
                         lambda path: training_progress(folder / 'epoch_3.pth') if path == stored else None)
     config = config_of(folder, default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://bucket/runs')))
-    assert use_resume(config, 'auto') == [f'going on from {stored}, after iteration 15']
+    assert use_resume(config, 'auto') == [f'resuming from {stored} at iteration 15']
     assert config.load_from == stored
     (folder / 'last_checkpoint').unlink()
     config = config_of(folder, default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://bucket/runs')))
@@ -201,7 +201,7 @@ if rank:
     resuming.newest_complete = lambda path: (path / 'epoch_2.pth', [])
 notes = use_resume(made, 'auto')
 assert made.load_from == f'{folder}/epoch_4.pth', made.load_from
-assert notes == [f'going on from {folder}/epoch_4.pth, after iteration 20'], notes
+assert notes == [f'resuming from {folder}/epoch_4.pth at iteration 20'], notes
 
 if not rank:
     resuming.newest_complete = lambda path: (None, ['epoch_4.pth is passed over'])
