@@ -110,7 +110,7 @@ def test_a_training_step_changes_the_weights(config: str, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_measured():
-    with pytest.raises(UserError, match='train needs the config of a whole detector or segmentor'):
+    with pytest.raises(UserError, match='train needs the config of a complete detector or segmentor'):
         prepare(Task('ravlt_t', 'train', (1, 3, 64, 64), 'eager', 'cpu', 'float32', 1))
     with pytest.raises(UserError, match=r'PyramidVisionTransformerV2 in \S+ has no with_cp'):
         prepare(Task('mmdet::retinanet_pvtv2-b0_fpn_1x_coco', 'forward', (1, 3, 64, 64), '-', 'cpu', 'float32', 1, with_cp=True))

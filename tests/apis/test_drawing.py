@@ -172,7 +172,7 @@ def test_areas_in_their_colors():
     assert has(drawn) == [False, False, True]  # the label
 
 
-def test_areas_side_by_side():
+def test_areas_side_by_side(tmp_path: Path):
     from mmseg.structures import SegDataSample
 
     config = Config(dict(default_scope='mmseg', model={}, visualizer=dict(type='SegLocalVisualizer', vis_backends=[]),
@@ -180,12 +180,13 @@ def test_areas_side_by_side():
     made = visualizer(config)
     assert (config.visualizer.save_dir, config.default_hooks.visualization.interval) == ('drawn', 1)
     part = PixelData(data=torch.ones(1, *GRAY.shape[:2], dtype=torch.long))
-    made.add_datasample('a', GRAY, SegDataSample(pred_sem_seg=part, gt_sem_seg=part))
-    pair = made.get_image()
+    file = tmp_path / 'drawn.png'  # exact, where Matplotlib's canvas may be a pixel off
+    made.add_datasample('a', GRAY, SegDataSample(pred_sem_seg=part, gt_sem_seg=part), out_file=str(file))
+    pair = cv2.imread(str(file))[..., ::-1]
     for view in (pair[-GRAY.shape[0]:, :GRAY.shape[1]], pair[-GRAY.shape[0]:, -GRAY.shape[1]:]):
         assert has(view) == [False, True, False]
-    made.add_datasample('a', GRAY, SegDataSample(pred_sem_seg=part))
-    assert (made.get_image() == view).all()
+    made.add_datasample('a', GRAY, SegDataSample(pred_sem_seg=part), out_file=str(file))
+    assert (cv2.imread(str(file))[..., ::-1] == view).all()
 
 
 def test_scores_below_the_threshold_are_not_drawn():

@@ -229,7 +229,7 @@ CONFIGS = [
              r'does not exist; did you mean'),
     BadInput('folder as config', lambda folder, _: ['tools/train.py', str(folder)], r'config \S+ does not exist'),
     BadInput('syntax error', own_config('model = dict('), r'not valid Python: .* in line'),
-    BadInput('binary config', own_config('_base_ = "\x00"'), r'not valid Python: .*null bytes'),
+    BadInput('binary config', own_config('_base_ = "\x00"'), r'cannot contain null bytes'),
     BadInput('config that divides by zero', own_config('a = 1 / 0'), r'own\.py cannot be read \(ZeroDivisionError'),
     BadInput('config of nothing', own_config("_base_ = []\n"), r'has no model'),
     BadInput('config as JSON that is none', own_config('{"_base_": ', 'own.json'), r'own\.json cannot be read'),
@@ -258,7 +258,7 @@ CONFIGS = [
     BadInput('stages beyond the last', set_to('model.backbone.out_indices=0,4'), r'out_indices must name stages from 0 to 3'),
     BadInput('stages as text', set_to('model.backbone.out_indices=all'), r"out_indices must name stages .* not \('a'"),
     BadInput('frozen stages', set_to('model.backbone.frozen_stages=9'), r'frozen_stages must lie between -1 and 4'),
-    BadInput('odd heads', set_to('model.backbone.arch.num_heads=3,1,2,2'), r'whole multiple of 4'),
+    BadInput('odd heads', set_to('model.backbone.arch.num_heads=3,1,2,2'), r'to be a multiple of 4'),
 ]
 VALUES = [
     BadInput('batch of none', set_to('train_dataloader.batch_size=0'), r'batch_size should be a positive integer'),

@@ -343,8 +343,8 @@ SKIPS = [
              r'SKIPPED, 1 of 4 allowed: mask', listed_skip=True),
     BadInput('too many skipped images', skipping(8, 2), r'3 images cannot be used, and skip_bad_images allows 2'),
     BadInput('only bad images', skipping(12, 20), r'100 images in a row cannot be used'),
-    BadInput('negative limit', skipping(0, -1), r'skip_bad_images is -1: it takes the number of images'),
-    BadInput('limit as text', skipping(0, 'many', option=False), r"skip_bad_images is 'many': it takes the number of images"),
+    BadInput('negative limit', skipping(0, -1), r'skip_bad_images must be a non-negative integer, got -1'),
+    BadInput('limit as text', skipping(0, 'many', option=False), r"skip_bad_images must be a non-negative integer, got 'many'"),
 ]
 CHECKS = [
     BadInput('check of a bad image', check(lambda root: (root / 'train/00003.png').write_bytes(b''), DETECTOR),

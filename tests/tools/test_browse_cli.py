@@ -53,7 +53,7 @@ def test_detection(call: Callable, shapes_root: Path, tmp_path: Path):
     for part in ('box_size_in_pixels', 'aspect_ratio_width_over_height'):
         assert sum(numbers[part]['histogram']['counts']) == len(sizes)
     assert numbers['per_image']['mean'] == pytest.approx(len(sizes) / 12)
-    assert numbers['picture_width_in_pixels']['mean'] == 128
+    assert numbers['image_width_in_pixels']['mean'] == 128
 
 
 def test_segmentation(shapes_root: Path, tmp_path: Path):
