@@ -229,7 +229,7 @@ def test_a_url(folder: Path, monkeypatch: pytest.MonkeyPatch):
     config = config_of(folder)
     (note,) = use_resume(config, 'https://example.org/runs/epoch_2.pth')
     assert config.load_from.startswith(str(folder / 'cache'))
-    assert note.endswith('epoch_2.pth, after iteration 10')
+    assert note.endswith('epoch_2.pth at iteration 10')
     cut_short(folder / 'epoch_3.pth')
     with pytest.raises(UserError, match=r'epoch_3.pth is damaged'):
         use_resume(config_of(folder), 'https://example.org/runs/epoch_3.pth')
