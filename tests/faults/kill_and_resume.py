@@ -35,7 +35,7 @@ class Training:
     """A command line of train.py for a tiny model, long enough for so many kills."""
 
     def __init__(self, config: str, work_dir: Path, data: Path, kills: int):
-        length = 4 * kills + 6
+        length = 9 * kills + 12  # they end quickly, and each kill waits for a checkpoint or two
         options = dict(epochs=[f'train_cfg.max_epochs={length}', 'train_cfg.val_interval=3'],
                        iterations=[f'train_cfg.max_iters={5 * length}', 'train_cfg.val_interval=15'])
         self.work_dir = work_dir
