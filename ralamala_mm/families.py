@@ -106,12 +106,18 @@ def family_of(backbone_type: 'str | type') -> Family | None:
     return FAMILIES.get(name.rpartition('.')[2])
 
 
-def check_linear_stages(stages: Iterable[int]) -> tuple[int, ...]:
-    """The stages in order, each once.
+def resolve_linear_stages(stages: Iterable[int] | None, family: Family | None) -> tuple[int, ...]:
+    """The stages with linear attention in order, each once.
+
+    Args:
+        stages: a backbone's argument; None takes the family's.
+        family: None for a backbone of none, which has the stages of the released models.
 
     Raises:
         OptionError: they are not stages.
     """
+    if stages is None:
+        return family.linear_stages if family else LINEAR_STAGES
     given = tuple(stages) if isinstance(stages, Iterable) and not isinstance(stages, str) else None
     if given is None or not all(stage in range(NUM_STAGES) for stage in given):
         raise OptionError(f'linear_stages must name stages from 0 to {NUM_STAGES - 1}, such as {LINEAR_STAGES}, not '

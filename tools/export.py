@@ -145,7 +145,7 @@ def report_times(args: argparse.Namespace, pytorch: Callable[[], object], load: 
 
 def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
                   differences: Callable[[Path], Iterator[tuple]]) -> None:
-    """Writes a file in one move, if its results are PyTorch's.
+    """Writes a file atomically, if its results are PyTorch's.
 
     Raises:
         UserError: they differ by more than rounding.

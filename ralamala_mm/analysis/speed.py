@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import NUM_STAGES, any_family, family_of, resolve_variant
+from ralamala_mm.families import NUM_STAGES, any_family, family_of, resolve_linear_stages, resolve_variant
 from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
 
 from .roofline import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
@@ -184,8 +184,7 @@ def subject_ops(subject: str, shape: tuple[int, int, int, int], element_size: in
     if family is None:
         raise UserError(f'the lower bound is known for {any_family()}, not for {backbone.type} in {subject}')
     variant = resolve_variant(backbone.get('arch', 's'), family.variants)
-    linear_stages = backbone.get('linear_stages')
-    linear_stages = family.linear_stages if linear_stages is None else linear_stages
+    linear_stages = resolve_linear_stages(backbone.get('linear_stages'), family)
     if stage is None:
         return count_backbone(family.linear_attention, variant, shape, element_size,
                               backbone.get('out_indices', range(NUM_STAGES)), linear_stages)

@@ -16,13 +16,12 @@ from ralamala_mm.checkpoints import load_backbone_checkpoint
 from ralamala_mm.errors import OptionError
 from ralamala_mm.families import (
     FAMILIES,
-    LINEAR_STAGES,
     NUM_STAGES,
     VARIANTS,
     AttentionCost,
     Family,
     Variant,
-    check_linear_stages,
+    resolve_linear_stages,
     resolve_variant,
 )
 from ralamala_mm.ops import ATTENTIONS, RotaryTable, compute_dtype, describe_backends, has_values, is_naive
@@ -122,9 +121,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             raise OptionError(f'out_indices must name stages from 0 to {NUM_STAGES - 1}, not {tuple(out_indices)}')
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
-        if linear_stages is None:
-            linear_stages = self.family.linear_stages if self.family else LINEAR_STAGES
-        self.linear_stages = check_linear_stages(linear_stages)
+        self.linear_stages = resolve_linear_stages(linear_stages, self.family)
         self.channels_last = channels_last
         self._is_fused = False
         self._compile_options = compile

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ralamala_mm.errors import UserError
-from ralamala_mm.families import FAMILIES, LINEAR_STAGES, any_family
+from ralamala_mm.families import FAMILIES, any_family, resolve_linear_stages
 from ralamala_mm.files import atomic_write
 
 from .identify import (
@@ -64,15 +64,13 @@ def inspect_checkpoint(location: str, trusted: bool | None = None, family: str |
     if size is None:
         raise UserError(f'{location} holds no {any_family()} of a published size; '
                         f'its entries begin with {", ".join(list(weights)[:3])}')
-    stages = known.linear_stages
-    if stages is None:
-        stages = FAMILIES[family].linear_stages if family else LINEAR_STAGES
+    stages = resolve_linear_stages(known.linear_stages, FAMILIES.get(family))
     return Findings(weights, size, family, stages, identify_head(weights), is_whole=inner is not weights,
                     classes=recorded_classes(content))
 
 
 def write_clean(findings: Findings, weights: StateDict, source: str, path: Path) -> None:
-    """Writes `weights` and what is known of them, in one move.
+    """Writes `weights` and what is known of them, atomically.
 
     Args:
         findings: of the file that they come from.

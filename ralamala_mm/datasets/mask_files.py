@@ -301,7 +301,7 @@ def write_converted(path: Path, target: Path, numbers: dict[int | Color, int]) -
 
     Args:
         path: the mask, in values or colors of its own.
-        target: the file to write, in one move.
+        target: the file to write, atomically.
         numbers: the class of each value or color; `IGNORED` for the rest.
     """
     with Image.open(path) as opened:

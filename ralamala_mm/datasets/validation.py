@@ -221,7 +221,7 @@ class DataReport:
                 self.notes.append((problem.split, text))
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON, in one move."""
+        """Writes it as JSON, atomically."""
         content = dict(config=self.config, complete=self.complete, images=dict(self.images), bad_files=self.bad_files,
                        faults=[asdict(fault) for fault in self.faults],
                        notes=[dict(split=split, text=text) for split, text in self.notes])

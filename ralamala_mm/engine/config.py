@@ -19,7 +19,7 @@ from torch import nn
 from ralamala_mm.checkpoints import check_file, fetch
 from ralamala_mm.datasets.config import MODES, datasets_of, is_segmentation
 from ralamala_mm.errors import UserError, did_you_mean
-from ralamala_mm.families import check_linear_stages, family_of
+from ralamala_mm.families import family_of, resolve_linear_stages
 
 _AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
 PRETRAINED_OPTION = 'model.backbone.pretrained'
@@ -186,8 +186,7 @@ def resolve_pretrained(config: Config) -> str | None:
         sources = [init_cfg['checkpoint'] for init_cfg in init_cfgs if init_cfg.get('type') == 'Pretrained']
     else:
         sources = [backbone.pretrained] if backbone.get('pretrained') else []
-    stages = backbone.get('linear_stages')
-    stages = family.linear_stages if stages is None else check_linear_stages(stages)
+    stages = resolve_linear_stages(backbone.get('linear_stages'), family)
     for source in sources:
         if family.released and source.startswith(family.released) and stages != family.linear_stages:
             raise UserError(f'the released weights {source} have linear_stages={family.linear_stages}, got {stages}: '
