@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ralamala_mm.backbones.hybrid import HybridVisionTransformer
+from ralamala_mm.backbones.hybrid import HybridVisionTransformer, use_backend
 from ralamala_mm.checkpoints.loading import load_backbone_checkpoint
 from ralamala_mm.engine import add_cfg_options, add_trust_option, build_model, load_config, run
 from ralamala_mm.errors import UserError
+from ralamala_mm.export.formats import FORMATS
 from ralamala_mm.families import any_family
 from ralamala_mm.files import atomic_write, check_folder
+from ralamala_mm.ops import AUTO
 
-SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2', 'torchscript': '.pt'}
-FORMATS = (*SUFFIXES, 'pretrained')
+FOLDER = 'pretrained'  # what `from_pretrained` reads: weights and arguments, nothing traced
 
 
 def build(args: argparse.Namespace) -> nn.Module:
@@ -57,21 +58,21 @@ def example_images(args: argparse.Namespace) -> list[Tensor]:
 
 
 def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
-    """A detector or segmentor end to end, into ONNX.
+    """A detector or segmentor end to end, with its post-processing.
 
     Raises:
         UserError: it cannot be exported, or finds nothing by which its file could be checked.
     """
-    from ralamala_mm.export import image_model, write_onnx
-    from ralamala_mm.export.checking import compare_results, scale_random_weights
-    from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
+    from ralamala_mm.export import image_model
+    from ralamala_mm.export.comparison import compare_results, scale_random_weights
 
+    kind = FORMATS[args.format]
     images = [image.to(torch.uint8) for image in images]
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(model, lambda: image_model(model)[1](images[0]))
     module, own, batched = image_model(model)
-    with path_of_attention(None):
+    with use_backend(model, AUTO):
         results = [own(image) for image in images]
     if 'boxes' in module.outputs and not any(len(found['boxes']) for found in results):
         setting = f'model.test_cfg{".rcnn" if hasattr(model, "roi_head") else ""}.score_thr'
@@ -81,16 +82,16 @@ def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespac
                  input='uint8 RGB, any height and width')
 
     def differences(path: Path):
-        session = onnx_session(path)
+        session = kind.load(path)
         for image, expected in zip(images, results, strict=True):
-            with path_of_attention('naive'):
+            with use_backend(model, 'naive'):
                 rounding = compare_results(expected, own(image))
             what = f'{len(expected["boxes"])} detections' if 'boxes' in expected else f'{expected["classes"].numel()} pixels'
             found = dict(zip(module.outputs, session(image), strict=True))
             yield image, what, compare_results(expected, found), rounding
 
-    write_checked(args, lambda path: write_onnx(module, images[0], path, module.outputs, batched, notes), differences)
-    report_times(args, lambda: own(images[0]), onnx_session, images[0])
+    write_checked(args, lambda path: kind.write(module, images[0], path, module.outputs, batched, notes), differences)
+    report_times(args, lambda: own(images[0]), images[0])
     print(f'image: uint8 RGB [{"batch" if batched else 1}, 3, height, width] → {", ".join(module.outputs)}')
     print('In the graph: normalization, padding, post-processing. Not in it: resizing of the image'
           f'{"" if batched else ", and batches"}.')
@@ -98,45 +99,38 @@ def export_model(model: nn.Module, images: list[Tensor], args: argparse.Namespac
 
 def export_backbone(model: nn.Module, images: list[Tensor], args: argparse.Namespace) -> None:
     """A model's backbone alone: normalized images to maps."""
-    from ralamala_mm.export import write_exported_program, write_onnx, write_torchscript
-    from ralamala_mm.export.checking import compare_maps, scale_random_weights
+    from ralamala_mm.export.comparison import compare_maps, scale_random_weights
     from ralamala_mm.export.images import Normalization
-    from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
 
-    backbone = model.backbone
+    kind, backbone = FORMATS[args.format], model.backbone
     images = list(map(Normalization(model.data_preprocessor), images))
     if not args.checkpoint:
         print('No checkpoint: the weights are random, and scaled so that there is something to compare.')
         scale_random_weights(backbone, lambda: backbone(images[0]))
     example = torch.cat([images[0]] * 2)  # two, as one would be taken for a size that never changes
     names = [f'stride{stride}' for stride in backbone.out_strides]
-    write, load = {
-        'onnx': (lambda path: write_onnx(backbone, example, path, names, batched=True), onnx_session),
-        'torch-export': (lambda path: write_exported_program(backbone, example, path),
-                         lambda path: torch.export.load(path).module()),
-        'torchscript': (lambda path: write_torchscript(backbone, example, path), torch.jit.load)}[args.format]
 
     def differences(path: Path):
-        program = load(path)
+        program = kind.load(path)
         for image in images:
             with torch.no_grad():
-                with path_of_attention(None):
+                with use_backend(backbone, AUTO):
                     expected, found = backbone(image), program(image)
-                with path_of_attention('naive'):
+                with use_backend(backbone, 'naive'):
                     rounding = compare_maps(expected, backbone(image))
             yield image, f'{len(expected)} maps', compare_maps(expected, tuple(found)), rounding
 
-    write_checked(args, write, differences)
-    report_times(args, lambda: backbone(images[0]), load, images[0])
+    write_checked(args, lambda path: kind.write(backbone, example, path, names, True, None), differences)
+    report_times(args, lambda: backbone(images[0]), images[0])
     print(f'image: float [batch, 3, height, width], normalized → {", ".join(names)}')
 
 
-def report_times(args: argparse.Namespace, pytorch: Callable[[], object], load: Callable, image: Tensor) -> None:
+def report_times(args: argparse.Namespace, pytorch: Callable[[], object], image: Tensor) -> None:
     """With `--time`: the file's time beside PyTorch's."""
-    from ralamala_mm.export.checking import times_in_turn
+    from ralamala_mm.export.comparison import times_in_turn
 
     if args.time:
-        program = load(args.out)
+        program = FORMATS[args.format].load(args.out)
         with torch.no_grad():
             theirs, ours = times_in_turn(pytorch, lambda: program(image), args.time)
         print(f'{"×".join(map(str, image.shape[2:]))}, {torch.get_num_threads()} threads, median of {args.time} runs in turn: '
@@ -150,13 +144,13 @@ def write_checked(args: argparse.Namespace, write: Callable[[Path], None],
     Raises:
         UserError: they differ by more than rounding.
     """
-    from ralamala_mm.export.checking import faults
+    from ralamala_mm.export.comparison import faults
 
     out = args.out
 
     def write_and_check(path: Path) -> None:
         print(f'Writing {out} …', flush=True)
-        named = path.with_name(f'{path.name}{SUFFIXES[args.format]}')  # torch.export looks at the suffix
+        named = path.with_name(f'{path.name}{FORMATS[args.format].suffix}')  # torch.export looks at the suffix
         try:
             write(named)
             for image, what, found, rounding in differences(named):
@@ -184,18 +178,19 @@ def check_out(out: Path, is_folder: bool) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_out(args.out, is_folder=args.format == 'pretrained')
-    if args.format == 'onnx':
-        from ralamala_mm.export.onnx_file import need_onnx
-
-        need_onnx()
-    elif not args.backbone_only:
-        raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format onnx for the full model')
+    check_out(args.out, is_folder=args.format == FOLDER)
+    kind = FORMATS.get(args.format)
+    if not args.backbone_only and not (kind and kind.takes_models):
+        formats = ' or '.join(name for name, other in FORMATS.items() if other.takes_models)
+        raise UserError(f'--format {args.format} is for backbones: give --backbone-only, or --format {formats} for full '
+                        'models')
+    if kind:
+        kind.need()
     if min(args.shape) < 64:
         raise UserError(f'--shape {args.shape[0]} {args.shape[1]} is too small to check with: give at least 64 64')
     images = example_images(args)
     model = build(args)
-    if args.format == 'pretrained':
+    if kind is None:
         model.backbone.save_pretrained(args.out)
         weights = '' if args.checkpoint else ', random weights'
         print(f'Wrote {args.out}{weights}: {type(model.backbone).__name__}.from_pretrained({str(args.out)!r}) builds it.')
@@ -208,7 +203,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='path or URL of weights; random ones without it')
-    parser.add_argument('--format', choices=FORMATS, required=True, help='kind of file')
+    parser.add_argument('--format', choices=[*FORMATS, FOLDER], required=True, help='kind of file')
     parser.add_argument('--out', type=Path, required=True, metavar='PATH', help='file to write; a folder for pretrained')
     parser.add_argument('--backbone-only', action='store_true', help='leave neck and heads out')
     parser.add_argument('--shape', type=int, nargs=2, default=[512, 640], metavar=('HEIGHT', 'WIDTH'),

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import platform
 import signal
 import statistics
@@ -21,10 +20,10 @@ from mmengine.logging import MMLogger
 from ralamala_mm.backbones.hybrid import STRIDES
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import NUM_STAGES, any_family, family_of, resolve_linear_stages, resolve_variant
-from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, BACKENDS
+from ralamala_mm.ops import ATTENTIONS
 
 from .roofline import Op, Rates, attention_op, count_backbone, count_blocks, floor_seconds
-from .workloads import MODES, NO_PATH, Task, Workload, load_subject, prepare
+from .workloads import MODES, NO_BACKEND, Task, Workload, load_subject, prepare
 
 WARM_UPS, WARM_UPS_OF_GPU_OR_COMPILER = 1, 3
 ELEMENT_SIZE = dict(float32=4, float16=2, bfloat16=2)  # bytes
@@ -75,7 +74,7 @@ def in_own_process(function: Callable, *args) -> object:
 
 def _send_result(sender, function: Callable, *args) -> None:
     warnings.simplefilter('ignore')
-    MMLogger.get_instance('benchmark', log_level='WARNING')  # optimisers list the options of every parameter
+    MMLogger.get_instance('benchmark', log_level='WARNING')  # optimizers list the options of every parameter
     try:
         result = function(*args)
     except UserError as error:
@@ -88,13 +87,9 @@ def _send_result(sender, function: Callable, *args) -> None:
 
 
 def measure(task: Task) -> Measurement:
-    """Runs a task. It sets this process's `RALAMALA_BACKEND` and peak memory: call it by `in_own_process`, or in a tool's own."""
-    import torch._dynamo  # noqa: F401 what checkpointing and optimisers import when first used; 0.1 GB that are not theirs
+    """Runs a task. It resets this process's peak memory: call it by `in_own_process`, or in a tool's own."""
+    import torch._dynamo  # noqa: F401 what checkpointing and optimizers import when first used; 0.1 GB that are not theirs
 
-    if task.path in BACKENDS:
-        os.environ[BACKEND_VARIABLE] = task.path
-    else:
-        os.environ.pop(BACKEND_VARIABLE, None)
     return measure_workload(prepare(task), task)
 
 
@@ -163,7 +158,7 @@ def measure_all(tasks: Sequence[Task], rates: Rates | None, say: Callable[[str],
 
 def floor_of(task: Task, rates: Rates) -> float | None:
     """The floor in seconds of one of our backbones or stages; of an attention, the time to move its bytes."""
-    if task.mode not in MODES or task.path == NO_PATH:
+    if task.mode not in MODES or task.backend == NO_BACKEND:
         return None
     backward, element_size = task.mode == 'forward+backward', ELEMENT_SIZE[task.dtype]
     if task.subject in ATTENTIONS:
@@ -216,13 +211,13 @@ def machine(device: str) -> dict[str, str]:
 
 
 def ratios(results: Sequence[Result], result: Result) -> tuple[float, float] | None:
-    """Time and peak memory over those of the naive path of the same subject, or else of the first row with the same work."""
+    """Time and peak memory over those of the naive backend of the same subject, or else of the first row with the same work."""
     def same_work(other: Task) -> bool:
         return (other.mode, other.shape, other.dtype) == (task.mode, task.shape, task.dtype)
 
     task = result.task
     peers = [other for other in results if same_work(other.task)]
-    naive = [other for other in peers if other.task.path == 'naive' and other.task.subject == task.subject]
+    naive = [other for other in peers if other.task.backend == 'naive' and other.task.subject == task.subject]
     base, measured = (naive or peers)[0].measurement, result.measurement
     if base is None or measured is None:
         return None
@@ -234,10 +229,10 @@ def as_table(results: Sequence[Result], device: str, rates: Rates | None) -> str
     about = ', '.join(f'{name} {value}' for name, value in machine(device).items())
     if rates:
         about += f'; measured: {rates.flops / 1e12:.3g} TFLOP/s in a matrix product, {rates.bandwidth / 1e9:.3g} GB/s in a copy'
-    lines = [about, '', 'Ratios are to the naive path of the same model; where there is none, to the first row of that mode and '
-             'input.', '',
-             '| model | input | dtype | mode | path | seconds: median (range) | per second | peak GB | time ratio | memory ratio '
-             '| floor / time |', '|-' * 11 + '|']
+    lines = [about, '', 'Ratios are to the naive backend of the same model; where there is none, to the first row of that mode '
+             'and input.', '',
+             '| model | input | dtype | mode | backend | seconds: median (range) | per second | peak GB | time ratio '
+             '| memory ratio | floor / time |', '|-' * 11 + '|']
     for result in results:
         task, m = result.task, result.measurement
         cells = [task.title, '×'.join(map(str, task.shape)), task.dtype, task.mode, task.way]
@@ -299,7 +294,7 @@ def growths(results: Sequence[Result]) -> list[Growth]:
 
 def as_growth_table(results: Sequence[Result]) -> str:
     """The exponents in Markdown."""
-    lines = ['| model | mode | path | time ∝ pixels to the | memory ∝ pixels to the |', '|-|-|-|-|-|']
+    lines = ['| model | mode | backend | time ∝ pixels to the | memory ∝ pixels to the |', '|-|-|-|-|-|']
     lines += [f'| {growth.title} | {growth.mode} | {growth.way} | {growth.time:.2f} | {growth.memory:.2f} |'
               for growth in growths(results)]
     return '\n'.join(lines)

@@ -1,18 +1,17 @@
 """Where the time of a training iteration, of an evaluation and of a data loader worker goes, part by part.
 
-Every moment belongs to the innermost part that is running, so that the parts add up to the whole. Modules are followed by
-PyTorch's forward hooks; what is no module (assigners, losses, proposals, the optimiser) by Python's profile function, which
-sees every call; the backward pass, which goes through the forward pass's operations in reverse order, is divided where it
-comes to the maps that neck and backbone returned.
+Every moment belongs to the innermost part that is running, so that the parts add up to the whole. Modules are timed by
+PyTorch's forward hooks; the methods of what is no module (assigners, losses, proposals, the optimizer) by wrappers on the
+objects; the backward pass, which goes through the forward pass's operations in reverse order, is divided where it comes to the
+maps that neck and backbone returned. torch.profiler is for single operators: of a training step of RAVLT-T alone it records
+12,056, which it takes as long to sort as the step takes, and its ranges (`record_function`) do not subtract one another.
 """
 
-import inspect
+import functools
 import math
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from mmengine.hooks import Hook
@@ -61,49 +60,65 @@ class PartClock:
         self.whole = 0.0
         self._rest = rest
         self._modules = list(modules)
+        self._methods = list(methods)
         self._backwards = list(backwards)
-        self._parts_of_code: dict[object, dict[int, str]] = defaultdict(dict)  # code → id of the object → part
-        for holder, method, part in methods:
-            self._parts_of_code[inspect.unwrap(getattr(holder, method)).__code__][id(holder)] = part
         self._running: list[str] = []  # innermost last
-        self._frames: list[FrameType] = []  # of the methods among them
-        self._handles = []
+        self._is_in_module = False
+        self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> 'PartClock':
         for module, part in self._modules:
-            self._handles += [module.register_forward_pre_hook(lambda *_, part=part: self._enter_module(part)),
-                              module.register_forward_hook(lambda *_: self._leave_module(), always_call=True)]
+            self._undo += [module.register_forward_pre_hook(lambda *_, part=part: self._enter(part, module=True)).remove,
+                           module.register_forward_hook(lambda *_: self._leave(), always_call=True).remove]
         for module, part in self._backwards:
-            self._handles.append(module.register_forward_hook(
-                lambda _, inputs, maps, part=part: self._divide_backward(maps, part)))
+            self._undo.append(module.register_forward_hook(
+                lambda _, inputs, maps, part=part: self._divide_backward(maps, part)).remove)
+        for holder, name, part in self._methods:
+            self._wrap(holder, name, part)
         self._running = [self._rest]
         self._begun = self._read = now()
-        sys.setprofile(self._follow)
         return self
 
     def __exit__(self, *error) -> None:
-        sys.setprofile(None)
         self._account()
         self.whole += self._read - self._begun
-        self._running, self._frames = [], []
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._running = []
+        while self._undo:
+            self._undo.pop()()
 
     def _account(self) -> None:
         read = now()
         self.seconds[self._running[-1]] += read - self._read
         self._read = read
 
-    def _enter_module(self, part: str) -> None:
-        sys.setprofile(None)
+    def _enter(self, part: str, module: bool = False) -> None:
         self._account()
         self._running.append(part)
+        self._is_in_module = module
 
-    def _leave_module(self) -> None:
-        self._account()
-        self._running.pop()
-        sys.setprofile(self._follow)
+    def _leave(self) -> None:
+        self._is_in_module = False
+        if self._running:  # the clock may stop within a part
+            self._account()
+            self._running.pop()
+
+    def _wrap(self, holder: object, name: str, part: str) -> None:
+        """Has the clock run for `part` while a method of one object runs."""
+        method = getattr(holder, name)
+
+        @functools.wraps(method)
+        def timed(*args: object, **options: object) -> object:
+            if self._is_in_module:
+                return method(*args, **options)
+            self._enter(part)
+            try:
+                return method(*args, **options)
+            finally:
+                self._leave()
+
+        self._undo.append(functools.partial(setattr, holder, name, method) if name in vars(holder)
+                          else functools.partial(delattr, holder, name))
+        setattr(holder, name, timed)
 
     def _divide_backward(self, maps: Iterable[Tensor] | Tensor, part: str) -> None:
         def reached(gradient: Tensor) -> None:
@@ -113,19 +128,6 @@ class PartClock:
         for feature_map in [maps] if isinstance(maps, Tensor) else maps:
             if feature_map.requires_grad:
                 feature_map.register_hook(reached)
-
-    def _follow(self, frame: FrameType, event: str, argument: object) -> None:
-        """What Python calls at every call and return while the clock runs."""
-        if event == 'call' and (parts := self._parts_of_code.get(frame.f_code)):
-            part = parts.get(id(frame.f_locals.get('self')))
-            if part:
-                self._account()
-                self._running.append(part)
-                self._frames.append(frame)
-        elif event == 'return' and self._frames and self._frames[-1] is frame:
-            self._account()
-            self._running.pop()
-            self._frames.pop()
 
 
 def _attributes(holder: object, path: str) -> Iterator[object]:
@@ -155,7 +157,7 @@ def training_clock(runner: Runner) -> PartClock:
     parts['methods'] += [
         (runner.train_loop, 'run_iter', REST), (runner, 'call_hook', HOOKS),
         (optim_wrapper, 'backward', 'losses and heads: backward'),
-        (optim_wrapper, 'step', 'optimiser'), (optim_wrapper, 'zero_grad', 'optimiser')]
+        (optim_wrapper, 'step', 'optimizer'), (optim_wrapper, 'zero_grad', 'optimizer')]
     followed_by = {'neck': 'neck: backward', 'backbone': BACKBONE_BACKWARD}
     return PartClock(DATA, **parts, backwards=[
         (module, part) for path, part in followed_by.items() for module in _attributes(model, path)])

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +24,8 @@ from ralamala_mm.families import FAMILIES, Family, family_of
 
 MODES = ('forward', 'forward+backward')  # of a backbone or an attention; whole models have 'train' and 'infer'
 LIBRARIES = ('mmdet', 'mmseg')
-NO_PATH = '-'  # of a backbone that is not ours
-CHOSEN_PATH = 'chosen'  # by `ops` itself
+NO_BACKEND = '-'  # of a backbone that is not ours
+CHOSEN = 'chosen'  # the fastest backend that is available
 OBJECTS_PER_IMAGE = 7  # as in COCO
 
 
@@ -35,7 +36,7 @@ class Task:
     subject: str  # see `load_subject`; or an attention by its name in `ops.ATTENTIONS`
     mode: str
     shape: tuple[int, int, int, int]  # of the images `[B, 3, H, W]`; of q, k, v `[B, N, L, D]`
-    path: str  # of `ops`, or NO_PATH
+    backend: str  # one of `ops.BACKENDS`, CHOSEN or NO_BACKEND
     device: str
     dtype: str  # float32; float16 or bfloat16 by autocast, for an attention as they are
     runs: int
@@ -53,9 +54,9 @@ class Task:
 
     @property
     def way(self) -> str:
-        """The path with the options that are on."""
+        """The backend with the options that are on."""
         names = dict(compiled='compiled', channels_last='channels-last', with_cp='with_cp', fused='fused')
-        return ', '.join([self.path, *(text for name, text in names.items() if getattr(self, name))])
+        return ', '.join([self.backend, *(text for name, text in names.items() if getattr(self, name))])
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _backbone(task: Task, config: Config) -> Workload:
     backward = task.mode == 'forward+backward'
     backbone = _build_alone(_backbone_settings(config, task), config.get('default_scope')).to(task.device)
     backbone.train(backward)  # not chained: MMDetection's ResNet returns nothing from it
-    _optimise(backbone, task)
+    _optimize(backbone, task)
     module, images = backbone, torch.rand(task.shape, device=task.device)
     if task.stage is not None:
         module, images = backbone.layers[task.stage], _stage_input(backbone, task)
@@ -158,6 +159,8 @@ def _backbone_settings(config: Config, task: Task) -> dict:
         settings.pretrained = None
     if task.with_cp:
         settings.with_cp = True
+    if is_hybrid(config):
+        settings.backend = ops.AUTO if task.backend == CHOSEN else task.backend
     if task.compiled and is_hybrid(config):
         settings.compile = True
     return settings
@@ -171,7 +174,7 @@ def _build_alone(settings: dict, scope: str | None) -> nn.Module:
         return revert_sync_batchnorm(MODELS.build(settings))
 
 
-def _optimise(backbone: nn.Module, task: Task) -> None:
+def _optimize(backbone: nn.Module, task: Task) -> None:
     if task.fused:
         backbone.fuse_for_inference()
     if task.compiled and not isinstance(backbone, HybridVisionTransformer):  # ours compile themselves, block by block
@@ -198,7 +201,7 @@ def _whole_model(task: Task, config: Config) -> Workload:
     if 'size' in preprocessor:  # MMSegmentation would pad to the config's own crop
         preprocessor.size = task.shape[2:]
     model = build_model(config).to(task.device).train(training)
-    _optimise(model.backbone, task)
+    _optimize(model.backbone, task)
     make_data = _detection_data if scope == 'mmdet' else _segmentation_data
     data = make_data(task, min(values_under(config.model, 'num_classes'), default=2))
     if training:
@@ -256,7 +259,8 @@ def _attention(task: Task) -> Workload:
     gradient = torch.randn(task.shape, dtype=dtype, device=task.device)
     height = max(side for side in range(1, int(length ** 0.5) + 1) if length % side == 0)
     rotary = ops.rotary_table(height, length // height, ops.rotary_frequencies(head_dim, task.device))
-    attention = ops.ATTENTIONS[task.subject]
+    backend = None if task.backend == CHOSEN else task.backend
+    attention = partial(ops.attend, task.subject, backend=backend)
     if task.compiled:
         attention = torch.compile(attention)
 

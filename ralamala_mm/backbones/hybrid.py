@@ -1,7 +1,8 @@
 """The four-stage backbone of both papers: linear attention in the first stages, softmax attention in the others."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -24,11 +25,11 @@ from ralamala_mm.families import (
     resolve_linear_stages,
     resolve_variant,
 )
-from ralamala_mm.ops import ATTENTIONS, RotaryTable, compute_dtype, describe_backends, has_values, is_naive
+from ralamala_mm.ops import ATTENTIONS, AUTO, RotaryTable, compute_dtype, describe_backends, has_values, resolve_backend
 
 from .folders import PretrainedFolder
 from .fusion import fuse_block, fuse_downsample, fuse_stem
-from .layers import Block, Downsample, LayerNorm2d, RotaryPosition, Stem
+from .layers import Block, Downsample, GatedAttention, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
 GRAPHS_OF_BLOCKS = 64
@@ -36,13 +37,13 @@ GRAPHS_OF_BLOCKS = 64
 _logged: set[tuple[str, str]] = set()  # a run, and a line that its logger was given
 
 
-def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype) -> None:
+def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype, backend: str | None) -> None:
     """Has kernels checked before their first use, and logs once to each run's logger which backends compute the attentions.
 
     To MMEngine's current logger. Where nobody made one, which is outside of its runners and of our tools, to Python's logger
     `ralamala_mm`, which shows nothing by default.
     """
-    line = describe_backends(stages, device, dtype)
+    line = describe_backends(stages, device, dtype, backend)
     logger = MMLogger.get_current_instance() if MMLogger._instance_dict else logging.getLogger('ralamala_mm')
     run = getattr(logger, 'instance_name', logger.name)  # all of MMEngine's loggers are called mmengine
     if (run, line) not in _logged:
@@ -98,6 +99,8 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         linear_stages: stages, from 0, whose blocks have linear attention; those of the others have softmax attention. None
             takes the family's, (0, 1) of RAVLT and MALA; their released weights are refused for others. With all four, time
             grows with the number of pixels.
+        backend: what computes the attentions, one of `ops.BACKENDS`; 'auto' takes the fastest that is available, None what the
+            environment variable RALAMALA_BACKEND says while the backbone is built, or else 'auto'. See `set_backend`.
 
     Raises:
         OptionError: an argument out of range.
@@ -110,7 +113,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
                  norm_cfg: dict | None = None, with_cp: bool = False, compile: bool | dict = False,
                  channels_last: bool = True, pretrained: str | None = None, init_cfg: dict | list[dict] | None = None,
-                 linear_stages: Sequence[int] | None = None):
+                 linear_stages: Sequence[int] | None = None, backend: str | None = None):
         if init_cfg is None and pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
@@ -142,6 +145,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         # Keyed by stage, so that the keys of a released state dict fit whatever out_indices is.
         self.extra_norms = nn.ModuleDict({str(i): LayerNorm2d(self.variant.embed_dims[i]) for i in self.out_indices})
         self._reset_parameters()
+        self.set_backend(backend)
         self._freeze()
         self._compile()
 
@@ -167,12 +171,12 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
     @property
     def memory_format(self) -> torch.memory_format:
         """Of the maps inside: channels-last makes LayerNorm free of copies and 1×1 convolutions plain matrix products."""
-        return torch.channels_last if self.channels_last and not is_naive() else torch.contiguous_format
+        return torch.channels_last if self.channels_last and self.backend != 'naive' else torch.contiguous_format
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
         if has_values(x) and not torch.jit.is_tracing():
-            _log_backends(self._attentions, x.device, compute_dtype(x))
+            _log_backends(self._attentions, x.device, compute_dtype(x), self.backend)
         x = self.patch_embed(x.contiguous(memory_format=self.memory_format))
         maps = []
         for i, stage in enumerate(self.layers):
@@ -184,6 +188,20 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             if i < self.out_indices[-1]:
                 x = stage.downsample(x)
         return tuple(maps)
+
+    def set_backend(self, name: str | None) -> None:
+        """Has the attentions, and what is around them, computed by another backend.
+
+        Args:
+            name: as the argument `backend`.
+
+        Raises:
+            OptionError: there is no such backend.
+        """
+        self.backend = resolve_backend(name)
+        for module in self.modules():
+            if isinstance(module, (Stem, Block, GatedAttention)):
+                module.backend = self.backend
 
     def fuse_for_inference(self) -> 'HybridVisionTransformer':
         """Folds batch norms and the weights of LayerNorms into the convolutions beside them, in place and for good.
@@ -278,6 +296,19 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             lines.append(f'  stage {i}: {len(stage.blocks)} blocks of {attention}, {self.variant.embed_dims[i]} channels, '
                          f'{self.variant.num_heads[i]} heads, stride {STRIDES[i]}')
         return '\n'.join(lines) + ')'
+
+
+@contextmanager
+def use_backend(model: nn.Module, name: str) -> Iterator[None]:
+    """Has all backbones of this project in a model compute by a backend, 'auto' or one of `ops.BACKENDS`, for a while."""
+    before = {module: module.backend for module in model.modules() if isinstance(module, HybridVisionTransformer)}
+    try:
+        for backbone in before:
+            backbone.set_backend(name)
+        yield
+    finally:
+        for backbone, backend in before.items():
+            backbone.set_backend(backend or AUTO)
 
 
 def register_family(linear_attention: str | Callable, cost: AttentionCost, **entry: object) -> Callable[[type], type]:

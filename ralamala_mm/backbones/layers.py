@@ -66,6 +66,8 @@ class DropPath(nn.Module):
 class Stem(nn.Module):
     """Four 3×3 convolutions, two of them of stride 2: `[B, 3, H, W]` → `[B, C, ⌈H/4⌉, ⌈W/4⌉]`."""
 
+    backend: str | None = None  # set by the backbone
+
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict):
         super().__init__()
         half = channels // 2
@@ -75,7 +77,7 @@ class Stem(nn.Module):
         self.proj = nn.Sequential(*layers[:-1])  # no activation after the last norm
 
     def forward(self, x: Tensor) -> Tensor:
-        if ops.is_naive():
+        if self.backend == 'naive':
             return self.proj(x)
         x = self.proj[:2](x)
         for i in range(2, len(self.proj), 3):  # activation and convolution; norm
@@ -129,6 +131,8 @@ class GatedAttention(nn.Module):
         attention: the function of `ops` between q, k, v: 'softmax_attention', 'rala' or 'mala'.
     """
 
+    backend: str | None = None  # set by the backbone
+
     def __init__(self, channels: int, num_heads: int, attention: str):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, channels // num_heads
@@ -145,7 +149,7 @@ class GatedAttention(nn.Module):
         """`[B, 4C, H, W]` → the attended map, v and o, each `[B, C, H, W]`."""
         parts = qkvo.chunk(4, dim=1)
         q, k, v = (self.split_heads(part) for part in parts[:3])  # [B, N, L, D]
-        attended = ops.ATTENTIONS[self.attention](q, k, v, rotary)  # [B, N, L, D]
+        attended = ops.attend(self.attention, q, k, v, rotary, self.backend)  # [B, N, L, D]
         attended = attended.transpose(1, 2).reshape(qkvo.shape[0], *qkvo.shape[2:], -1).permute(0, 3, 1, 2)
         return attended, parts[2], parts[3]
 
@@ -190,7 +194,7 @@ def add_convolved(convolution: nn.Module, x: Tensor) -> Tensor:
     Not where the convolution would round x: in half precision, and in the TF32 of NVIDIA's GPUs.
     """
     rounds = ops.compute_dtype(x) != torch.float32 or (x.is_cuda and torch.backends.cudnn.allow_tf32)
-    if ops.is_naive() or rounds or not is_plain(convolution):
+    if rounds or not is_plain(convolution):
         return x + convolution(x)
     identity = F.pad(x.new_ones(1, 1, 1, 1), [size // 2 for size in convolution.kernel_size for _ in range(2)])
     return F.conv2d(x, convolution.weight + identity, convolution.bias, padding=convolution.padding, groups=convolution.groups)
@@ -213,6 +217,8 @@ class Block(nn.Module):
     input, the projection to q, k, v, o, the attended map, the input of the second norm and the hidden map.
     """
 
+    backend: str | None = None  # set by the backbone
+
     def __init__(self, channels: int, num_heads: int, attention: str, mlp_ratio: float, drop_path: float,
                  layer_scale_init: float):
         super().__init__()
@@ -226,7 +232,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        if ops.is_naive():
+        if self.backend == 'naive':
             return self._forward_naive(x, rotary)
         # The sum of the residual branches stays in the parameters' precision, as layer scale makes it in any case.
         x = x.to(torch.promote_types(x.dtype, self.gamma_1.dtype))

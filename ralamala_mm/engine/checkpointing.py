@@ -117,7 +117,7 @@ def accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
     all_reduce(used, 'max')
     gradients = {}
     for (name, parameter), is_used in zip(trained.items(), used.tolist(), strict=True):
-        if is_used:  # by any process; the optimiser passes the others over
+        if is_used:  # by any process; the optimizer passes the others over
             mean = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
             all_reduce(mean, 'mean')
             gradients[name] = mean.cpu()

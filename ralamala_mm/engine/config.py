@@ -21,7 +21,7 @@ from ralamala_mm.datasets.config import MODES, datasets_of, is_segmentation
 from ralamala_mm.errors import UserError, did_you_mean
 from ralamala_mm.families import family_of, resolve_linear_stages
 
-_AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimiser's wrapper, that depend on the precision
+_AMP_SETTINGS = ('type', 'dtype', 'loss_scale', 'use_fsdp')  # of an optimizer's wrapper, that depend on the precision
 PRETRAINED_OPTION = 'model.backbone.pretrained'
 # What MMDetection's own test.py takes when the config names nothing: flips, merged by NMS.
 _DEFAULT_DETECTION_TTA = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))

@@ -78,7 +78,7 @@ class NonFiniteHook(Hook):
             runner.request_stop(Stop.NOT_FINITE)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> None:
-        """Takes all gradients away if one is not finite; optimisers pass parameters without a gradient over."""
+        """Takes all gradients away if one is not finite; optimizers pass parameters without a gradient over."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group['params']
                       if parameter.grad is not None]
         self._wrong_gradients += non_finite_names({names[parameter]: parameter.grad for parameter in parameters})

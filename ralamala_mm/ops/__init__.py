@@ -2,13 +2,14 @@
 
 from .dispatch import (
     ATTENTIONS,
-    BACKEND_VARIABLE,
+    AUTO,
     BACKENDS,
+    attend,
     describe_backends,
     has_values,
-    is_naive,
     mala,
     rala,
+    resolve_backend,
     selected_backend,
     softmax_attention,
 )
@@ -16,6 +17,6 @@ from .numerics import compute_dtype, recompute
 from .rotary import RotaryTable, rotary_frequencies, rotary_table
 
 __all__ = [
-    'ATTENTIONS', 'BACKENDS', 'BACKEND_VARIABLE', 'RotaryTable', 'compute_dtype', 'describe_backends', 'has_values', 'is_naive',
-    'mala', 'rala', 'recompute', 'rotary_frequencies', 'rotary_table', 'selected_backend', 'softmax_attention',
+    'ATTENTIONS', 'AUTO', 'BACKENDS', 'RotaryTable', 'attend', 'compute_dtype', 'describe_backends', 'has_values', 'mala', 'rala',
+    'recompute', 'resolve_backend', 'rotary_frequencies', 'rotary_table', 'selected_backend', 'softmax_attention',
 ]

@@ -1,4 +1,4 @@
-"""The attentions by name, and which backend computes them: selected automatically, or forced by RALAMALA_BACKEND.
+"""The attentions by name, and which backend computes them: selected automatically, or forced by who calls them.
 
 A Triton kernel is used only once it was compared with the eager backend on the device at hand (`kernel_check`). What
 was decided for an attention, device, dtype and head dimension stays for the rest of the process.
@@ -18,30 +18,32 @@ from torch import Tensor
 
 from ralamala_mm.errors import OptionError
 
-from . import eager, naive
+from . import eager, naive, onednn
 from .kernel_check import find_fault
 from .rotary import RotaryTable
 
 BACKEND_VARIABLE = 'RALAMALA_BACKEND'
+AUTO = 'auto'
 # naive: the released code's way of computing, with nothing recomputed; the baseline of tests and benchmarks.
 # eager: the same numbers in fewer passes and less memory, with PyTorch's own operators, on any device.
+# onednn: eager, with softmax attention through oneDNN, for fp32 on CPUs on which PyTorch's BLAS is slow.
 # triton: the attentions as kernels for NVIDIA's GPUs; what is around them as in eager.
-BACKENDS = ('naive', 'eager', 'triton')
+BACKENDS = ('naive', 'eager', 'onednn', 'triton')
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable, backend: str | None = None) -> Tensor:
     """Softmax attention with rotary position; see `naive.softmax_attention`. All are `[B, N, L, D]`."""
-    return _module('softmax_attention', q).softmax_attention(q, k, v, rotary)
+    return _module('softmax_attention', q, backend).softmax_attention(q, k, v, rotary)
 
 
-def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+def rala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable, backend: str | None = None) -> Tensor:
     """Rank-augmented linear attention; see `naive.rala`. All are `[B, N, L, D]`."""
-    return _module('rala', q).rala(q, k, v, rotary)
+    return _module('rala', q, backend).rala(q, k, v, rotary)
 
 
-def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+def mala(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable, backend: str | None = None) -> Tensor:
     """Magnitude-aware linear attention; see `naive.mala`. All are `[B, N, L, D]`."""
-    return _module('mala', q).mala(q, k, v, rotary)
+    return _module('mala', q, backend).mala(q, k, v, rotary)
 
 
 _WITH_BACKENDS = (softmax_attention, rala, mala)
@@ -49,13 +51,22 @@ _WITH_BACKENDS = (softmax_attention, rala, mala)
 ATTENTIONS = {function.__name__: function for function in _WITH_BACKENDS}
 
 
-def _module(attention: str, q: Tensor) -> ModuleType:
-    name = selected_backend(attention, q.device, q.dtype, q.shape[-1], may_check=has_values(q))
+def attend(attention: str, q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable, backend: str | None = None) -> Tensor:
+    """The attention of a name in `ATTENTIONS`, on a backend (None: selected automatically) if it has several."""
+    function = ATTENTIONS[attention]
+    return function(q, k, v, rotary, backend) if function in _WITH_BACKENDS else function(q, k, v, rotary)
+
+
+def _module(attention: str, q: Tensor, backend: str | None) -> ModuleType:
+    name = selected_backend(attention, q.device, q.dtype, q.shape[-1], backend, may_check=has_values(q))
     if name == 'triton':
         from . import triton  # imported only where it is used: it needs Triton
 
         return triton
-    return {'naive': naive, 'eager': eager}[name]
+    if attention == 'softmax_attention' and onednn.applies(q) and (name == 'onednn' or (
+            backend is None and onednn.is_faster(q.shape[-2]))):
+        return onednn
+    return naive if name == 'naive' else eager
 
 
 def has_values(x: Tensor) -> bool:
@@ -63,24 +74,24 @@ def has_values(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
 
 
-def forced_backend() -> str | None:
-    """The backend that the environment asks for, None if it leaves the choice to us.
+def resolve_backend(name: str | None = None) -> str | None:
+    """The backend that a model's argument asks for, or else the environment; None leaves the choice to us.
+
+    Args:
+        name: one of `BACKENDS`; 'auto' for our choice, whatever the environment says; None for the environment's.
 
     Raises:
-        OptionError: it names a backend that does not exist.
+        OptionError: there is no such backend.
     """
-    name = os.environ.get(BACKEND_VARIABLE) or None
-    if name is not None and name not in BACKENDS:
-        raise OptionError(f'{BACKEND_VARIABLE}={name} is not known; choose one of {", ".join(BACKENDS)}')
-    return name
+    source = BACKEND_VARIABLE if name is None else 'backend'
+    name = (os.environ.get(BACKEND_VARIABLE) or AUTO) if name is None else name
+    if name not in (AUTO, *BACKENDS):
+        raise OptionError(f'{source}={name} is not known; choose one of {", ".join(BACKENDS)}')
+    return None if name == AUTO else name
 
 
-def is_naive() -> bool:
-    """Whether the layers around the attentions, too, have to compute as the released code does."""
-    return forced_backend() == 'naive'
-
-
-def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, may_check: bool = True) -> str:
+def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None = None,
+                     may_check: bool = True) -> str:
     """The backend for an attention on tokens `[B, N, L, head_dim]`.
 
     Args:
@@ -88,52 +99,54 @@ def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, h
         device: of the tokens.
         dtype: of the tokens.
         head_dim: channels per head.
+        backend: the one to use, None for the fastest.
         may_check: whether kernels that were not checked yet may be run now; if not, eager is taken for this call.
 
     Raises:
-        OptionError: `RALAMALA_BACKEND` names a backend that does not exist, or that is not available for such tokens.
+        OptionError: the backend asked for is not available for such tokens.
     """
-    forced = forced_backend()
-    if forced in ('naive', 'eager'):
-        return forced
-    if forced is None and device.type != 'cuda':
-        return 'eager'
-    problem = _why_no_kernels(attention, device, dtype, head_dim, may_check, forced is not None)
+    if backend in ('naive', 'eager') or (backend is None and device.type != 'cuda'):
+        return backend or 'eager'
+    problem = (onednn.obstacle(device, dtype) if backend == 'onednn'
+               else _why_no_kernels(attention, device, dtype, head_dim, may_check, backend is not None))
     if problem is None:
-        return 'triton'
-    if forced:
-        raise OptionError(f'{BACKEND_VARIABLE}=triton is not available here: {problem}')
+        return backend or 'triton'
+    if backend:
+        raise OptionError(f'backend {backend} is not available here: {problem}')
     return 'eager'
 
 
-def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype) -> str:
+def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype,
+                      backend: str | None = None) -> str:
     """One line for a log: which backend computes the attention of each stage. Kernels are checked if they were not yet.
 
     Args:
         stages: number, attention and channels per head of each.
         device: of the tokens.
         dtype: of the tokens.
+        backend: the one to use, None for the fastest.
 
     Raises:
         OptionError: as in `selected_backend`.
     """
-    rows = [(_describe(attention, device, dtype, head_dim), number) for number, attention, head_dim in stages]
+    rows = [(_describe(attention, device, dtype, head_dim, backend), number) for number, attention, head_dim in stages]
     groups = [(text, [number for _, number in group]) for text, group in groupby(rows, key=lambda row: row[0])]
     parts = [f'{text}, stage {run[0]}' if len(run) == 1 else f'{text}, stages {run[0]}–{run[-1]}' for text, run in groups]
-    forced = f', forced by {BACKEND_VARIABLE}' if forced_backend() else ''
-    return f'attention: {"; ".join(parts)} ({device}, {_name(dtype)}{forced})'
+    return f'attention: {"; ".join(parts)} ({device}, {_name(dtype)}{", forced" if backend else ""})'
 
 
-def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None) -> str:
     if ATTENTIONS[attention] not in _WITH_BACKENDS:
         return f'{attention} (one implementation)'
-    name = selected_backend(attention, device, dtype, head_dim)
+    name = selected_backend(attention, device, dtype, head_dim, backend)
     problem = _problems.get((attention, device, dtype, head_dim))
     if name == 'triton' and attention == 'softmax_attention':
         return "PyTorch's softmax attention (rotary: triton)"
-    if name == 'eager' and problem and not forced_backend():
+    if name == 'eager' and problem and backend is None:
         return f'eager ({problem.summary})'
-    return name
+    if attention == 'softmax_attention' and backend is None and onednn.obstacle(device, dtype) is None and onednn.mkl_is_slow():
+        return f'eager (onednn from {onednn.SHORTEST} to {onednn.LONGEST} tokens)'
+    return 'eager' if name == 'onednn' and attention != 'softmax_attention' else name
 
 
 class _Problem(NamedTuple):
@@ -145,6 +158,7 @@ class _Problem(NamedTuple):
 
 
 _problems: dict[tuple[str, torch.device, torch.dtype, int], _Problem | None] = {}  # what was decided; None: kernels are used
+_reported: set[str] = set()  # sentences of faults that a warning told
 _lock = threading.Lock()
 
 
@@ -160,6 +174,9 @@ def _why_no_kernels(attention: str, device: torch.device, dtype: torch.dtype, he
             if key not in _problems:
                 _problems[key] = _decide(*key)
     problem = _problems[key]
+    if problem and problem.is_fault and not forced and problem.sentence not in _reported:
+        _reported.add(problem.sentence)
+        warnings.warn(f'{problem.sentence}; the eager backend is used for the rest of this process', RuntimeWarning, stacklevel=2)
     return problem and problem.sentence
 
 
@@ -182,16 +199,14 @@ def _can_check(device: torch.device, forced: bool) -> bool:
 
 
 def _decide(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> _Problem | None:
-    """Checks the kernels. The first fault is reported by a warning, and no other kernels are tried after it."""
+    """Checks the kernels; after the first fault no others are tried."""
     if earlier := next((problem for problem in _problems.values() if problem and problem.is_fault), None):
-        return _Problem('kernels failed before', earlier.sentence)
+        return earlier._replace(summary='kernels failed before')
     problem = _find_obstacle(device, dtype, head_dim)
     if problem is None and (fault := find_fault(attention, device, dtype, head_dim)):
         place = f'{device} ({torch.cuda.get_device_name(device)})' if device.type == 'cuda' else device
         problem = _Problem('kernels failed their check', f'the Triton kernels of {attention} failed their check on {place}, '
                            f'{_name(dtype)}, {head_dim} channels per head: {fault}', is_fault=True)
-    if problem and problem.is_fault and forced_backend() is None:
-        warnings.warn(f'{problem.sentence}; the eager backend is used for the rest of this process', RuntimeWarning, stacklevel=2)
     return problem
 
 

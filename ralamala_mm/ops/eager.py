@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import naive, onednn
+from . import naive
 from .numerics import EPSILON, at_least_fp32, full_precision, recompute, with_adjacent_channels
 from .rotary import RotaryTable
 
@@ -30,8 +30,6 @@ def rotate(x: Tensor, rotary: RotaryTable) -> Tensor:
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
     """Turned in fp32 and attended in the dtype of q by fused kernels, which keep no L×L weights."""
     q, k = (rotate(at_least_fp32(x), rotary).to(x.dtype) for x in (q, k))
-    if onednn.suits(q):
-        return onednn.attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, with_adjacent_channels(v))
 
 

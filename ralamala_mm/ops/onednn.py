@@ -13,21 +13,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .eager import rotate
 from .numerics import empty_tokens
+from .rotary import RotaryTable
 
 BLOCK_WEIGHTS = 2_000_000  # 8 MB in fp32: three blocks stay in a cache of 32 MB
-FEWEST_ROWS = 400  # below, a product leaves oneDNN's threads idle
 SHORTEST = 1000  # tokens; for fewer it was not measured
+LONGEST = BLOCK_WEIGHTS // 400  # tokens; with fewer than 400 rows to a block, a product leaves oneDNN's threads idle
 
 
-def suits(q: Tensor) -> bool:
-    """Whether this is the faster way for queries `[B, N, L, D]`."""
-    length = q.shape[-2]
-    # A subclass of Tensor is a pretended one, of a compiler or of a tool that counts attentions by name.
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable) -> Tensor:
+    """As `naive.softmax_attention`, on tokens to which it `applies`."""
+    return attention(rotate(q, rotary), rotate(k, rotary), v)
+
+
+def applies(q: Tensor) -> bool:
+    """Whether queries `[B, N, L, D]` can be computed here: fp32 on a CPU, outside of compiled and traced graphs."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return (type(q) is Tensor and q.device.type == 'cpu' and q.dtype == torch.float32 and length >= SHORTEST
-            and rows_of(length) >= FEWEST_ROWS and mkl_is_slow())
+    # A subclass of Tensor is a FakeTensor, of a compiler or of a tool that counts attentions by name.
+    return type(q) is Tensor and obstacle(q.device, q.dtype) is None
+
+
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why tokens cannot be computed here, None if they can."""
+    if device.type != 'cpu' or dtype != torch.float32:
+        return f'it is for float32 on CPUs, not for {str(dtype).removeprefix("torch.")} on {device}'
+    return None if torch.backends.mkldnn.is_available() else 'this PyTorch was built without oneDNN'
+
+
+def is_faster(length: int) -> bool:
+    """Whether this is faster than PyTorch's fused attention on this processor, for L tokens."""
+    return SHORTEST <= length <= LONGEST and mkl_is_slow()
 
 
 @cache

@@ -30,16 +30,16 @@ SMALL = ['--shape', 64, 64, '--runs', 1, '--device', 'cpu', '--paths', 'eager']
 RESNET = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
 
-def result(subject: str = 'ravlt_t', size: int = 64, path: str = 'naive', mode: str = 'forward', seconds: float | None = 1.0,
+def result(subject: str = 'ravlt_t', size: int = 64, backend: str = 'naive', mode: str = 'forward', seconds: float | None = 1.0,
            memory: int = 8192) -> Result:
     measurement = seconds and Measurement(seconds, seconds, seconds, memory)
-    return Result(Task(subject, mode, (1, 3, size, size), path, 'cpu', 'float32', 1), measurement, None)
+    return Result(Task(subject, mode, (1, 3, size, size), backend, 'cpu', 'float32', 1), measurement, None)
 
 
 def test_exponents_of_known_growth(tmp_path: Path):
     sizes = (64, 128, 256)
     results = [result(size=size, seconds=1e-6 * (size * size) ** 1.5, memory=7 * size * size) for size in sizes]
-    results += [result(size=size, path='eager', seconds=None) for size in sizes]  # out of memory
+    results += [result(size=size, backend='eager', seconds=None) for size in sizes]  # out of memory
     (growth,) = growths(results)
     assert (growth.title, growth.mode, growth.way) == ('RAVLT-T', 'forward', 'naive')
     assert growth.time == pytest.approx(1.5)
@@ -54,8 +54,8 @@ def test_the_exponent_is_a_least_squares_fit():
 
 
 def test_ratios_are_to_naive_or_to_the_first_row():
-    results = [result(), result(path='eager', seconds=0.5, memory=4096), result('mmdet::swin', path='-', seconds=3.0),
-               result('mala_t', path='eager', seconds=None)]
+    results = [result(), result(backend='eager', seconds=0.5, memory=4096), result('mmdet::swin', backend='-', seconds=3.0),
+               result('mala_t', backend='eager', seconds=None)]
     assert [ratios(results, row) for row in results] == [(1, 1), (0.5, 0.5), (3, 1), None]
     assert '| MALA-T | 1×3×64×64 | float32 | forward | eager | out of memory | –' in as_table(results, 'cpu', None)
     assert 'median' not in json.loads(as_json(results, 'cpu', None))['results'][-1]
@@ -75,8 +75,7 @@ def test_names_of_configs():
 
 
 @pytest.mark.parametrize('kind', ['rala', 'mala', 'softmax_attention'])
-def test_an_attention_alone(kind: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', 'eager')
+def test_an_attention_alone(kind: str):
     task = Task(kind, 'forward+backward', (2, 3, 35, 16), 'eager', 'cpu', 'float32', 1)
     workload = prepare(task)
     workload.run(workload.fresh_data())
@@ -85,8 +84,7 @@ def test_an_attention_alone(kind: str, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(('stage', 'map_shape'), [(0, (1, 64, 17, 25)), (2, (1, 256, 5, 7))])
-def test_a_stage_alone(stage: int, map_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', 'eager')
+def test_a_stage_alone(stage: int, map_shape: tuple[int, ...]):
     task = Task('ravlt_t', 'forward+backward', (1, 3, 65, 97), 'eager', 'cpu', 'float32', 1, stage=stage)
     workload = prepare(task)
     data = workload.fresh_data()
@@ -101,7 +99,6 @@ def test_a_stage_alone(stage: int, map_shape: tuple[int, ...], monkeypatch: pyte
 @pytest.mark.parametrize('config', ['configs/demo/retinanet_ravlt_t_shapes.py', 'configs/demo/semanticfpn_ravlt_t_shapes.py'])
 def test_a_training_step_changes_the_weights(config: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    monkeypatch.setenv('RALAMALA_BACKEND', 'eager')
     workload = prepare(Task(config, 'train', (2, 3, 64, 64), 'eager', 'cpu', 'float32', 1))
     model = next(cell.cell_contents for cell in workload.run.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
     before = model.backbone.patch_embed.proj[0].weight.clone()
@@ -134,8 +131,8 @@ def test_backbones(call: Callable, tmp_path: Path):
     assert '2/2 mask-rcnn_r50_fpn_1x_coco' in done.stdout
     content = json.loads((tmp_path / 'b.json').read_text())
     ours, baseline = content['results']
-    assert (ours['title'], ours['path'], ours['time_ratio']) == ('MALA-T', 'eager', 1)
-    assert (baseline['path'], baseline['floor']) == ('-', None)
+    assert (ours['title'], ours['backend'], ours['time_ratio']) == ('MALA-T', 'eager', 1)
+    assert (baseline['backend'], baseline['floor']) == ('-', None)
     assert baseline['time_ratio'] == pytest.approx(baseline['median'] / ours['median'])
     assert 0 < ours['share_of_floor'] < 1
     for row in (ours, baseline):
@@ -151,7 +148,7 @@ def test_whole_models(command: str, call: Callable, tmp_path: Path):
     done = call('python', TOOL, command, 'configs/demo/maskrcnn_ravlt_t_shapes.py', *SMALL, '--json', tmp_path / 'w.json')
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = json.loads((tmp_path / 'w.json').read_text())['results']
-    assert (row['title'], row['mode'], row['path']) == ('maskrcnn_ravlt_t_shapes', command, 'eager')
+    assert (row['title'], row['mode'], row['backend']) == ('maskrcnn_ravlt_t_shapes', command, 'eager')
     assert row['median'] > 0
 
 

@@ -217,7 +217,7 @@ class Wrapper:
 
 
 def test_the_summary_counts_workers():
-    training = dict(seconds=1.0, unobserved=0.8, parts={'backbone: forward': 0.2, 'backbone: backward': 0.5, 'optimiser': 0.3})
+    training = dict(seconds=1.0, unobserved=0.8, parts={'backbone: forward': 0.2, 'backbone: backward': 0.5, 'optimizer': 0.3})
     text = as_summary(training, dict(seconds=0.5), batch_size=4)
     assert 'The backbone takes 70.0% (forward 20.0%, backward 50.0%), everything else 30.0%' in text
     assert 'takes 5.00 images/s, one worker makes 2.00: 3 would do' in text

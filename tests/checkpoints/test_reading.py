@@ -69,7 +69,7 @@ def test_data_in_every_protocol(protocol: int, legacy: bool, tmp_path: Path):
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 def test_a_training_state_in_every_protocol(protocol: int, tmp_path: Path):
-    """As MMEngine and timm write them; an optimiser takes its state from it."""
+    """As MMEngine and timm write them; an optimizer takes its state from it."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW([{'params': [model.weight], 'lr': 0.1}, {'params': [model.bias]}], lr=0.2)
     model(torch.ones(1, 3)).sum().backward()

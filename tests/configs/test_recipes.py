@@ -1,4 +1,4 @@
-"""The recipes say what the released runs did: optimisers, what is decayed, learning rates over time, data."""
+"""The recipes say what the released runs did: optimizers, what is decayed, learning rates over time, data."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -128,7 +128,7 @@ def make_model(config: str) -> nn.Module:
 
 @contextmanager
 def mixed_precision(model: nn.Module, precision: str) -> Iterator[None]:
-    """As the training tool's: for bfloat16, by its optimiser's wrapper."""
+    """As the training tool's: for bfloat16, by its optimizer's wrapper."""
     if precision == 'bf16':
         with BFloat16OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)).optim_context(model):
             yield

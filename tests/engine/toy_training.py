@@ -153,7 +153,7 @@ def config(*arguments, **settings):
 
 
 def states(runner: DependableRunner) -> dict:
-    """All that has to come out the same: weights, averaged weights, the optimiser, the schedule."""
+    """All that has to come out the same: weights, averaged weights, the optimizer, the schedule."""
     averaged = next(hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model'))
     return dict(weights=runner.model.state_dict(), averaged=averaged.state_dict(), optimizer=runner.optim_wrapper.state_dict(),
                 schedule=[scheduler.state_dict() for scheduler in runner.param_schedulers], iter=runner.iter)

@@ -10,7 +10,7 @@ from torch import nn
 from ralamala_mm import MALA, RAVLT
 from ralamala_mm.errors import OptionError, UserError
 from ralamala_mm.export import run_onnx, write_exported_program, write_onnx, write_torchscript
-from ralamala_mm.export.checking import Difference, compare_maps, faults, match
+from ralamala_mm.export.comparison import Difference, compare_maps, faults, match
 
 SMALL = dict(embed_dims=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 4))
 OTHER_SHAPES = [(1, 3, 75, 50), (3, 3, 33, 200), (2, 3, 256, 192)]

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ralamala_mm.backbones.hybrid import use_backend
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 from ralamala_mm.export import image_model, write_onnx
-from ralamala_mm.export.checking import compare_results, faults, scale_random_weights
+from ralamala_mm.export.comparison import compare_results, faults, scale_random_weights
 from ralamala_mm.export.detection import decode
 from ralamala_mm.export.images import Normalization
-from ralamala_mm.export.onnx_file import onnx_session, path_of_attention
+from ralamala_mm.export.onnx import onnx_session
 from ralamala_mm.export.operators import AdaptivePooling, paste, suppress
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
@@ -57,7 +58,7 @@ def test_onnx_finds_what_the_library_finds(name: str, changes: dict, tmp_path: P
         assert batched or len(expected['boxes'])
         assert set(expected) == set(found)
         assert ('masks' in found) == ('mask' in name)
-        with path_of_attention('naive'):
+        with use_backend(model, 'naive'):
             rounding = compare_results(expected, own(image))
         assert not faults(compare_results(expected, found), rounding)
 

@@ -4,7 +4,7 @@
 
 Half of the kills are at a random moment after a random number of checkpoints, half while a checkpoint is being written, on a
 disk made slow. After each kill the newest complete checkpoint must be no older than the last one that was complete before it, and
-at the end weights, averaged weights and the optimiser's state must be those of the undisturbed training to the last bit.
+at the end weights, averaged weights and the optimizer's state must be those of the undisturbed training to the last bit.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def prove(config: str, kills: int, folder: Path, seed: int = 0) -> Iterator[str]
     yield from kill_many(killed, kills, seed)
     killed.finish()
     entries = compare(left_alone, killed)
-    yield f'{config}: after {kills} kills all {entries} entries of the weights, and the optimiser, are the same to the last bit'
+    yield f'{config}: after {kills} kills all {entries} entries of the weights, and the optimizer, are the same to the last bit'
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ Without a GPU the kernels of the Triton path run in Triton's interpreter.
 
 import importlib
 import math
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -151,15 +152,15 @@ def test_67200_tokens_stay_finite_and_exact(name: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize('shape', [(1, 2, 64, 45, 50), (2, 1, 36, 31, 37)])
-def test_attention_through_onednn(shape: tuple, monkeypatch: pytest.MonkeyPatch):
+def test_attention_through_onednn(shape: tuple):
     """Whatever the processor; the last shape has blocks of which the last is not full."""
-    monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: True)
     qkvo, _, grad = make_inputs(*shape)
     inputs = qkvo.float().cpu(), ops.rotary_table(*shape[3:], ops.rotary_frequencies(shape[2])), grad.float().cpu()
-    assert onednn.suits(inputs[2])
+    assert onednn.applies(inputs[2])
     exact = run(naive.softmax_attention, inputs[0].double(), inputs[1], inputs[2].double())
     plain = run(naive.softmax_attention, *inputs)
-    for result, baseline, reference in zip(run(eager.softmax_attention, *inputs), plain, exact, strict=True):
+    results = run(partial(ops.softmax_attention, backend='onednn'), *inputs)
+    for result, baseline, reference in zip(results, plain, exact, strict=True):
         assert relative_error(result, reference) <= tolerance(relative_error(baseline, reference), torch.float32)
 
 
@@ -190,16 +191,23 @@ def test_values_far_from_zero(name: str, dtype: torch.dtype, fast: str):
                                                               interpreted=(fast, DEVICE) == ('triton', 'cpu'))
 
 
-def test_onednn_is_left_out_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch):
+def test_onednn_computes_where_it_is_faster_or_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onednn, 'softmax_attention', lambda *_: 'onednn')
+    monkeypatch.setattr(eager, 'softmax_attention', lambda *_: 'eager')
     monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: True)
-    assert onednn.suits(torch.empty(1, 1, 4200, 64))
-    assert not onednn.suits(torch.empty(1, 1, 16384, 64))
-    assert not onednn.suits(torch.empty(1, 1, 196, 64))
+
+    def computed_by(length: int, backend: str | None = None, dtype: torch.dtype = torch.float32) -> str:
+        x = torch.empty(1, 1, length, 64, dtype=dtype)
+        return ops.softmax_attention(x, x, x, None, backend)
+
+    assert computed_by(4200) == 'onednn'
+    assert computed_by(196) == computed_by(16384) == computed_by(4200, dtype=torch.bfloat16) == 'eager'
     with FakeTensorMode():
-        assert not onednn.suits(torch.empty(1, 1, 4200, 64))
-    assert not onednn.suits(torch.empty(1, 1, 4200, 64, dtype=torch.bfloat16))
+        assert computed_by(4200) == computed_by(4200, 'onednn') == 'eager'
+    assert computed_by(4200, 'eager') == 'eager'
     monkeypatch.setattr(onednn, 'mkl_is_slow', lambda: False)
-    assert not onednn.suits(torch.empty(1, 1, 4200, 64))
+    assert computed_by(4200) == 'eager'
+    assert computed_by(196, 'onednn') == computed_by(16384, 'onednn') == 'onednn'
 
 
 @pytest.mark.parametrize('fast', FAST)

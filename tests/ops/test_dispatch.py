@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ralamala_mm import MALA, ops
+from ralamala_mm.backbones.hybrid import use_backend
 from ralamala_mm.errors import OptionError, UserError
 from ralamala_mm.ops import dispatch, eager, kernel_check
 
@@ -52,6 +53,7 @@ def not_a_kernel(x):
 def new_process(monkeypatch: pytest.MonkeyPatch):
     """Nothing was decided yet, and nothing is forced."""
     monkeypatch.setattr(dispatch, '_problems', {})
+    monkeypatch.setattr(dispatch, '_reported', set())
     monkeypatch.delenv('RALAMALA_BACKEND', raising=False)
 
 
@@ -77,14 +79,28 @@ def make_tokens() -> tuple:
 
 def test_the_backend_is_selected_or_forced(monkeypatch: pytest.MonkeyPatch):
     assert ops.selected_backend('rala', torch.device('cpu'), torch.float32, 64) == 'eager'
-    for name in ops.BACKENDS:
-        monkeypatch.setenv('RALAMALA_BACKEND', name)
-        assert ops.selected_backend('rala', DEVICE, torch.float32, 64) == name
-    with pytest.raises(OptionError, match=r'RALAMALA_BACKEND=triton is not available here: .* no kernels for torch.float64'):
-        ops.selected_backend('rala', DEVICE, torch.float64, 64)
+    for name in ('naive', 'eager', 'triton'):
+        assert ops.selected_backend('rala', DEVICE, torch.float32, 64, name) == name
+    assert ops.selected_backend('rala', torch.device('cpu'), torch.float32, 64, 'onednn') == 'onednn'
+    with pytest.raises(OptionError, match=r'backend triton is not available here: .* no kernels for torch.float64'):
+        ops.selected_backend('rala', DEVICE, torch.float64, 64, 'triton')
+    with pytest.raises(OptionError, match=r'backend onednn is not available here: .* float32 on CPUs, not for float16 on cpu'):
+        ops.selected_backend('rala', torch.device('cpu'), torch.float16, 64, 'onednn')
+
+
+def test_the_environment_is_read_when_a_backbone_is_built(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('RALAMALA_BACKEND', 'naive')
+    backbone = MALA(TINY, norm_cfg=dict(type='BN'))
+    assert MALA(TINY, norm_cfg=dict(type='BN'), backend='auto').backend is None
     monkeypatch.setenv('RALAMALA_BACKEND', 'fastest')
-    with pytest.raises(OptionError, match='RALAMALA_BACKEND=fastest is not known; choose one of naive, eager, triton'):
-        ops.rala(*make_tokens())
+    assert {module.backend for module in backbone.modules() if hasattr(module, 'backend')} == {'naive'}
+    with pytest.raises(OptionError, match='RALAMALA_BACKEND=fastest is not known; choose one of naive, eager, onednn, triton'):
+        MALA(TINY, norm_cfg=dict(type='BN'))
+    with pytest.raises(OptionError, match='backend=fast is not known'):
+        backbone.set_backend('fast')
+    with use_backend(nn.Sequential(backbone), 'eager'):
+        assert {block.backend for stage in backbone.layers for block in stage.blocks} == {'eager'}
+    assert {block.attn.backend for stage in backbone.layers for block in stage.blocks} == {'naive'}
 
 
 def test_without_triton_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch, as_on_gpus: Callable):
@@ -92,9 +108,8 @@ def test_without_triton_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch, as_o
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert as_on_gpus('rala') == 'eager'
-    monkeypatch.setenv('RALAMALA_BACKEND', 'triton')
     with pytest.raises(OptionError, match='not available here: the package triton is needed'):
-        as_on_gpus('rala')
+        as_on_gpus('rala', backend='triton')
 
 
 @pytest.mark.parametrize('head_dim', [16, 36, 64, 96])
@@ -145,15 +160,14 @@ def test_after_a_fault_no_other_kernels_are_tried(monkeypatch: pytest.MonkeyPatc
 
 
 def test_forced_kernels_that_are_broken_are_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', 'triton')
     monkeypatch.setattr(kernels, '_feature_gradient', wrong_feature_gradient)
-    message = ('RALAMALA_BACKEND=triton is not available here: the Triton kernels of rala failed their check .* gradient of q: '
+    message = ('backend triton is not available here: the Triton kernels of rala failed their check .* gradient of q: '
                'error')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for _ in range(2):
             with pytest.raises(OptionError, match=message):
-                ops.rala(*make_tokens())
+                ops.rala(*make_tokens(), 'triton')
 
 
 def test_a_gpu_that_no_longer_answers(monkeypatch: pytest.MonkeyPatch):
@@ -167,9 +181,8 @@ def test_a_gpu_that_no_longer_answers(monkeypatch: pytest.MonkeyPatch):
         kernel_check.raise_if_unusable(torch.device('cuda', 0), RuntimeError('wrong address'))
 
 
-def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
+def test_the_check_leaves_no_trace():
     """Not in random numbers, not in the caller's modes; and those do not reach it."""
-    monkeypatch.setenv('RALAMALA_BACKEND', 'triton')
     packed = []
 
     def pack(x: Tensor) -> Tensor:
@@ -180,38 +193,36 @@ def test_the_check_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
     before = torch.random.get_rng_state()
     with (torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16), torch.device('meta'),
           torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x)):
-        assert ops.selected_backend('rala', DEVICE, torch.float32, 16) == 'triton'
+        assert ops.selected_backend('rala', DEVICE, torch.float32, 16, 'triton') == 'triton'
         assert torch.is_inference_mode_enabled()
         assert torch.is_autocast_enabled(DEVICE.type)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not packed
     with torch.no_grad():
-        assert ops.selected_backend('mala', DEVICE, torch.float32, 16) == 'triton'
+        assert ops.selected_backend('mala', DEVICE, torch.float32, 16, 'triton') == 'triton'
 
 
 def test_threads_check_once(monkeypatch: pytest.MonkeyPatch):
     calls = []
-    monkeypatch.setenv('RALAMALA_BACKEND', 'triton')
     monkeypatch.setattr(dispatch, 'find_fault', lambda *key: calls.append(key))
-    threads = [threading.Thread(target=ops.selected_backend, args=('rala', DEVICE, torch.float32, 16)) for _ in range(8)]
+    key = ('rala', DEVICE, torch.float32, 16)
+    threads = [threading.Thread(target=ops.selected_backend, args=(*key, 'triton')) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert calls == [('rala', DEVICE, torch.float32, 16)]
+    assert calls == [key]
 
 
 @pytest.mark.parametrize('forced', [None, 'triton'])
 def test_nothing_is_checked_under_fake_tensors(forced: str | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dispatch, 'find_fault', lambda *_: pytest.fail('checked'))
-    if forced:
-        monkeypatch.setenv('RALAMALA_BACKEND', forced)
-    backbone = MALA(TINY, norm_cfg=dict(type='BN'))
+    backbone = MALA(TINY, norm_cfg=dict(type='BN'), backend=forced)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert backbone(torch.empty(1, 3, 64, 96))[0].shape == (1, 16, 16, 24)
         on_gpu = torch.empty(1, 2, 35, 16, device='cuda:0')  # pretended where there is none
     if forced is None:
-        assert dispatch._module('rala', on_gpu) is eager
+        assert dispatch._module('rala', on_gpu, None) is eager
     assert not dispatch._problems
 
 
@@ -253,20 +264,20 @@ def test_a_traced_model_checks_before_and_outside_its_graph(broken: bool, monkey
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
 
 
-def select_as_on_gpus(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, may_check: bool = True) -> str:
+def select_as_on_gpus(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None = None,
+                      may_check: bool = True) -> str:
     """`selected_backend` of a GPU, for tokens on any device."""
     return 'eager' if dispatch._why_no_kernels(attention, device, dtype, head_dim, may_check, False) else 'triton'
 
 
-def test_attentions_alone_compile(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', 'triton')
+def test_attentions_alone_compile():
     torch._dynamo.reset()
     q, k, v, rotary = make_tokens()
     for x in (q, k, v):
         x.requires_grad_()
     for name in NAMES:
         compiled = torch.compile(ops.ATTENTIONS[name], backend='aot_eager', fullgraph=True)
-        outputs = [function(q, k, v, rotary) for function in (compiled, getattr(eager, name))]
+        outputs = [compiled(q, k, v, rotary, 'triton'), getattr(eager, name)(q, k, v, rotary)]
         torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
         gradients = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in outputs]
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
@@ -287,18 +298,17 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     return lines_of
 
 
-def test_each_run_logs_once_which_backend_computes_what(logged: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_each_run_logs_once_which_backend_computes_what(logged: Callable):
     backbone = MALA(TINY, norm_cfg=dict(type='BN')).to(DEVICE).eval()
     image = torch.randn(1, 3, 32, 48, device=DEVICE)
     texts = dict(naive='naive, stages 1–4', eager='eager, stages 1–4',
                  triton="triton, stages 1–2; PyTorch's softmax attention (rotary: triton), stages 3–4")
     for forced, text in texts.items():
-        monkeypatch.setenv('RALAMALA_BACKEND', forced)
+        backbone.set_backend(forced)
         lines = logged(f'test_backends_{forced}')
         for _ in range(2):
             backbone(image)
-        assert lines == [f'attention: {text} ({DEVICE}, float32, forced by RALAMALA_BACKEND)']
-    monkeypatch.delenv('RALAMALA_BACKEND')
+        assert lines == [f'attention: {text} ({DEVICE}, float32, forced)']
     if DEVICE.type == 'cpu':
         with torch.autocast('cpu', torch.bfloat16):
             MALA(TINY, out_indices=(0,), norm_cfg=dict(type='BN')).eval()(image)

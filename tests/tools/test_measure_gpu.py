@@ -49,7 +49,7 @@ def test_every_part_runs_to_its_end(call: Callable, tmp_path: Path):
     assert {row['verdict'] for row in contents['kernels']['results']} == {'agree'}
     attentions, dtypes = ('rala', 'mala', 'softmax_attention'), ('torch.float32', 'torch.float16', 'torch.bfloat16')
     assert {(row['attention'], row['dtype']) for row in contents['kernels']['results']} == set(product(attentions, dtypes))
-    assert {row['path'] for row in contents['backbones']['results']} >= {'eager', 'naive'}
+    assert {row['backend'] for row in contents['backbones']['results']} >= {'eager', 'naive'}
     assert {growth['title'] for growth in contents['growth']['growth']} >= {'RAVLT-S', 'RAVLT-S, layers.0'}
     assert all(row['median'] > 0 for row in contents['train']['results'])
 
@@ -97,9 +97,9 @@ def is_alive(group: int) -> bool:
 def test_a_row_that_fails_leaves_the_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                             capsys: pytest.CaptureFixture):
     def measure(task: Task) -> Measurement:
-        if task.path == 'triton':
+        if task.backend == 'triton':
             raise RuntimeError('CUDA error')
-        if task.path == 'naive':
+        if task.backend == 'naive':
             raise torch.cuda.OutOfMemoryError
         return Measurement(2.0, 1.0, 3.0, 10 ** 9)
 
@@ -107,7 +107,7 @@ def test_a_row_that_fails_leaves_the_others(script: ModuleType, monkeypatch: pyt
     monkeypatch.setattr(script, 'measured_rates', lambda *_: Rates(1e12, 1e9))
     request = script.Request(tmp_path, 'cpu', (64, 64), 1, quick=True)
     log = script.Log('backbones', request)
-    tasks = [Task('ravlt_t', 'forward', (1, 3, 64, 64), path, 'cpu', 'float32', 1) for path in ('triton', 'naive', 'eager')]
+    tasks = [Task('ravlt_t', 'forward', (1, 3, 64, 64), backend, 'cpu', 'float32', 1) for backend in ('triton', 'naive', 'eager')]
     script.time_tasks(tasks, request, log)
     assert log.failures == 1
     output = capsys.readouterr().out
@@ -115,8 +115,8 @@ def test_a_row_that_fails_leaves_the_others(script: ModuleType, monkeypatch: pyt
     assert 'naive: out of memory' in output
     assert output == (tmp_path / 'backbones.txt').read_text()
     lost, found = json.loads((tmp_path / 'backbones.json').read_text())['results']
-    assert (lost['path'], 'median' in lost) == ('naive', False)
-    assert (found['path'], found['median']) == ('eager', 2.0)
+    assert (lost['backend'], 'median' in lost) == ('naive', False)
+    assert (found['backend'], found['median']) == ('eager', 2.0)
 
 
 def test_parts_that_fail_or_take_too_long_leave_the_next(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -21,7 +21,7 @@ EXPECTED = {  # options, what must take time in training and in evaluation, and 
         ['decode head: forward', 'decode head: predictions'], 'LoadCheckedMask'),
 }
 ALWAYS = ['waiting for data', 'data preprocessor', 'backbone: forward', 'backbone: backward', 'losses and heads: backward',
-          'optimiser', 'hooks: schedule, log', 'rest of the step']
+          'optimizer', 'hooks: schedule, log', 'rest of the step']
 
 pytestmark = pytest.mark.slow
 

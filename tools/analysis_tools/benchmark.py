@@ -26,7 +26,7 @@ from ralamala_mm.analysis.speed import (
     subject_ops,
 )
 from ralamala_mm.analysis.speed import as_table as as_speed_table
-from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, is_hybrid, load_subject
+from ralamala_mm.analysis.workloads import CHOSEN, MODES, NO_BACKEND, Task, is_hybrid, load_subject
 from ralamala_mm.engine import add_traceback_option, run
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import FAMILIES, any_family
@@ -49,7 +49,7 @@ def images(args: argparse.Namespace) -> list[tuple[int, int, int, int]]:
 
 
 def model_tasks(args: argparse.Namespace, modes: Sequence[str]) -> list[Task]:
-    """Every model on every path of its own, in every mode and size; all configs are looked up before anything is measured."""
+    """Every model on every backend of its own, in every mode and size; all configs are looked up before anything is measured."""
     options = dict(device=args.device, dtype=args.dtype, runs=args.runs, compiled=args.compile, with_cp=args.with_cp,
                    channels_last=getattr(args, 'channels_last', False), stage=getattr(args, 'stage', None),
                    fused=getattr(args, 'fuse', False))
@@ -60,8 +60,9 @@ def model_tasks(args: argparse.Namespace, modes: Sequence[str]) -> list[Task]:
         raise UserError('--with-cp changes nothing without a backward pass: leave it out')
     # The baseline is the released code's way of computing, without any of the options.
     plain = dict(fused=False, compiled=False, with_cp=False)
-    ours = [options | dict(path=path, channels_last=False) | (plain if path == 'naive' else {}) for path in args.paths]
-    theirs = [options | dict(path=NO_PATH, fused=False)]
+    ours = [options | dict(backend=backend, channels_last=False) | (plain if backend == 'naive' else {})
+            for backend in args.paths]
+    theirs = [options | dict(backend=NO_BACKEND, fused=False)]
     ways = {subject: ours if hybrid else theirs for subject, hybrid in hybrids.items()}
     return [Task(subject, mode, shape, **way)
             for mode in modes for shape in images(args) for subject in args.models for way in ways[subject]]
@@ -88,7 +89,7 @@ def attention(args: argparse.Namespace) -> None:
     if args.head_dim % 4:
         raise UserError(f'--head-dim {args.head_dim} is not a multiple of 4, which the rotary position needs')
     shape = (args.batch, args.heads, args.length, args.head_dim)
-    ways = [dict(path=path) for path in args.paths] + [dict(path='naive', compiled=True)]
+    ways = [dict(backend=backend) for backend in args.paths] + [dict(backend='naive', compiled=True)]
     tasks = [Task(kind, mode, shape, device=args.device, dtype=args.dtype, runs=args.runs, **way)
              for kind in args.kinds for mode in MODES for way in ways]
     report(tasks, args, in_own_process(measured_rates, args.device, args.dtype))
@@ -159,7 +160,7 @@ def add_command(commands, call, text: str) -> argparse.ArgumentParser:
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--runs', type=count, default=5, help='counted runs, after those to warm up (%(default)s)')
-    parser.add_argument('--paths', nargs='+', choices=[*BACKENDS, CHOSEN_PATH], default=['naive', CHOSEN_PATH],
+    parser.add_argument('--paths', nargs='+', choices=[*BACKENDS, CHOSEN], default=['naive', CHOSEN],
                         help=f'of {any_family()}; by default the baseline, naive, and what is chosen when none is forced')
 
 
@@ -190,7 +191,7 @@ if __name__ == '__main__':
     of_backbones.add_argument('--modes', nargs='+', choices=MODES, help='both by default')
     of_backbones.add_argument('--channels-last', action='store_true', help=f'other backbones; {any_family()} choose themselves')
     of_backbones.add_argument('--stage', type=int, choices=range(4), help=f'only this stage of {any_family()}')
-    of_attention = add_command(commands, attention, 'a linear attention on every path, and compiled, which takes a minute')
+    of_attention = add_command(commands, attention, 'a linear attention on every backend, and compiled, which takes a minute')
     add_measuring(of_attention)
     of_attention.add_argument('--kinds', nargs='+', choices=LINEAR_ATTENTIONS, default=LINEAR_ATTENTIONS, help='all by default')
     of_attention.add_argument('--length', type=count, default=67200, help='tokens (%(default)s)')

@@ -45,11 +45,11 @@ from ralamala_mm.analysis.speed import (  # noqa: E402
     measure_workload,
     seconds,
 )
-from ralamala_mm.analysis.workloads import CHOSEN_PATH, MODES, NO_PATH, Task, Workload, prepare  # noqa: E402
+from ralamala_mm.analysis.workloads import CHOSEN, MODES, NO_BACKEND, Task, Workload, prepare  # noqa: E402
 from ralamala_mm.errors import UserError  # noqa: E402
 from ralamala_mm.families import FAMILIES  # noqa: E402
 from ralamala_mm.files import atomic_write  # noqa: E402
-from ralamala_mm.ops import ATTENTIONS, BACKEND_VARIABLE, describe_backends  # noqa: E402
+from ralamala_mm.ops import ATTENTIONS, describe_backends  # noqa: E402
 from ralamala_mm.ops.kernel_check import SHAPE, KernelError, compare  # noqa: E402
 
 TRAINED = 'configs/maskrcnn_ravlt_s.py'
@@ -153,11 +153,11 @@ def kernels(request: Request, log: Log) -> None:
 def backbones(request: Request, log: Log) -> None:
     """Backbones by each backend and Swin-T, time and peak memory."""
     names = ['ravlt_s'] if request.quick else ['ravlt_s', 'mala_s']
-    subjects = [*product(names[:1], request.backends), *[(swin, NO_PATH) for swin in swin_subjects(log)],
+    subjects = [*product(names[:1], request.backends), *[(swin, NO_BACKEND) for swin in swin_subjects(log)],
                 *product(names[1:], request.backends)]
     dtypes = request.dtypes[:1] if request.quick else request.dtypes
-    time_tasks([Task(subject, mode, (2, 3, *request.size), path, request.device, dtype, request.runs)
-                for dtype, mode, (subject, path) in product(dtypes, reversed(MODES), subjects)], request, log)
+    time_tasks([Task(subject, mode, (2, 3, *request.size), backend, request.device, dtype, request.runs)
+                for dtype, mode, (subject, backend) in product(dtypes, reversed(MODES), subjects)], request, log)
 
 
 def attention(request: Request, log: Log) -> None:
@@ -171,16 +171,15 @@ def attention(request: Request, log: Log) -> None:
         return bytes_moved / statistics.median(seconds(run, data, request.device) for _ in range(request.runs))
 
     attentions = [family.linear_attention for family in FAMILIES.values()]
-    ways = [*((path, False) for path in request.backends), *([('triton', True)] if request.device == 'cuda' else [])]
-    for (path, graph), name, mode in product([*ways[:1], *ways[-1:], *ways[1:-1]], attentions, MODES):
-        title = f'{name}, {mode}, {path}{" in a CUDA graph" if graph else ""}'
-        os.environ[BACKEND_VARIABLE] = path
+    ways = [*((backend, False) for backend in request.backends), *([('triton', True)] if request.device == 'cuda' else [])]
+    for (backend, graph), name, mode in product([*ways[:1], *ways[-1:], *ways[1:-1]], attentions, MODES):
+        title = f'{name}, {mode}, {backend}{" in a CUDA graph" if graph else ""}'
         op = attention_op(name, *shape, ELEMENT_SIZE[dtype])
         bytes_moved = op.forward.bytes + (op.backward.bytes if mode == MODES[1] else 0)
         workload = None
         try:
             clone = bandwidth(2 * source.nbytes, torch.clone, source)
-            workload = prepare(Task(name, mode, shape, path, request.device, dtype, request.runs))
+            workload = prepare(Task(name, mode, shape, backend, request.device, dtype, request.runs))
             workload = captured(workload) if graph else workload
             reached = bandwidth(bytes_moved, workload.run, workload.fresh_data())
         except (RuntimeError, UserError) as error:
@@ -189,7 +188,7 @@ def attention(request: Request, log: Log) -> None:
         finally:
             del workload
             forget(request.device)
-        rows.append(dict(attention=name, mode=mode, backend=path, graph='CUDA graph' if graph else '–',
+        rows.append(dict(attention=name, mode=mode, backend=backend, graph='CUDA graph' if graph else '–',
                          shape='×'.join(map(str, shape)), dtype=dtype, ms=f'{bytes_moved / reached * 1e3:.4g}',
                          GBps=f'{reached / 1e9:.4g}', clone_GBps=f'{clone / 1e9:.4g}', share_of_clone=f'{reached / clone:.0%}'))
         log.say(f'  {title}: {bytes_moved / reached * 1e3:.4g} ms; of the bytes that it has to move {reached / 1e9:.4g} GB/s, '
@@ -199,12 +198,13 @@ def attention(request: Request, log: Log) -> None:
 
 def growth(request: Request, log: Log) -> None:
     """Time and memory against the resolution: backbones, and the first stage alone."""
-    path = request.backends[0]
-    series = [('ravlt_s', path, None), *[(swin, NO_PATH, None) for swin in swin_subjects(log)], ('ravlt_s', path, 0)]
+    backend = request.backends[0]
+    series = [('ravlt_s', backend, None), *[(swin, NO_BACKEND, None) for swin in swin_subjects(log)], ('ravlt_s', backend, 0)]
     sizes = [max(64, round(side * request.size[0] / 800 / 32) * 32) for side in RESOLUTIONS[:3 if request.quick else None]]
     runs = max(1, request.runs // 2)
-    time_tasks([Task(subject, mode, (1, 3, size, size), path, request.device, request.dtypes[0], runs, stage=stage)
-                for (subject, path, stage), mode, size in product(series, reversed(MODES), dict.fromkeys(sizes))], request, log)
+    time_tasks([Task(subject, mode, (1, 3, size, size), backend, request.device, request.dtypes[0], runs, stage=stage)
+                for (subject, backend, stage), mode, size in product(series, reversed(MODES), dict.fromkeys(sizes))],
+               request, log)
 
 
 def train(request: Request, log: Log) -> None:
@@ -222,7 +222,7 @@ def train(request: Request, log: Log) -> None:
         log.fail("mmcv's operators on this device", error)
         return
     os.chdir(ROOT)
-    subjects = [(TRAINED, CHOSEN_PATH), (TRAINED, 'naive'), (SWIN, NO_PATH)]
+    subjects = [(TRAINED, CHOSEN), (TRAINED, 'naive'), (SWIN, NO_BACKEND)]
     dtype = 'float16' if request.device == 'cuda' else 'float32'
     time_tasks([Task(subject, 'train', (2, 3, *request.size), path, request.device, dtype, request.runs)
                 for subject, path in subjects], request, log)

@@ -62,7 +62,7 @@ def choose_checkpoint(folder: Path) -> Path:
         return max(best, key=lambda path: path.stat().st_mtime)
     newest, notes = newest_complete(folder)
     if newest is None:
-        bare = [path for path in folder.glob('*.pth') if not damage(path)]  # saved without the optimiser
+        bare = [path for path in folder.glob('*.pth') if not damage(path)]  # saved without the optimizer
         newest = max(bare, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(f'{folder} holds no checkpoint (*.pth)' + ''.join(f'; {note}' for note in notes))

@@ -1,18 +1,16 @@
 """A module into an ONNX file, and an ONNX file's results from onnxruntime."""
 
 import inspect
-import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ralamala_mm.backbones.hybrid import use_backend
 from ralamala_mm.errors import UserError
-from ralamala_mm.ops import BACKEND_VARIABLE
 
 OPSET = 17  # the highest that PyTorch's tracing exporter writes in all releases from 2.1 on
 
@@ -25,26 +23,12 @@ def need_onnx() -> None:
         raise UserError(f'ONNX needs the package {" and ".join(missing)}: pip install -r requirements/optional.txt')
 
 
-@contextmanager
-def path_of_attention(name: str | None) -> Iterator[None]:
-    """Has the backbones compute on one path (`ops.BACKENDS`), or on the one that they choose."""
-    before = os.environ.pop(BACKEND_VARIABLE, None)
-    if name is not None:
-        os.environ[BACKEND_VARIABLE] = name
-    try:
-        yield
-    finally:
-        os.environ.pop(BACKEND_VARIABLE, None)
-        if before is not None:
-            os.environ[BACKEND_VARIABLE] = before
-
-
 def write_onnx(module: nn.Module, example: Tensor, path: Path, outputs: Sequence[str], batched: bool,
                notes: dict[str, str] | None = None) -> None:
     """Traces `module` and writes it with open height and width.
 
     By tracing (`dynamo=False`): a twentieth of the time that torch.export takes for open sizes, on every PyTorch from 2.1 on, and
-    with numbers of boxes that are known only when the graph runs. On the naive path: its operators are ONNX's own.
+    with numbers of boxes that are known only when the graph runs. On the naive backend: its operators are ONNX's own.
 
     Args:
         module: takes `image`, `[B, 3, H, W]`, and returns a tuple of tensors.
@@ -64,7 +48,7 @@ def write_onnx(module: nn.Module, example: Tensor, path: Path, outputs: Sequence
     chosen = dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     axes = {0: 'batch'} if batched else {}
     torch.onnx.register_custom_op_symbolic('aten::mT', _transpose_matrices, OPSET)
-    with warnings.catch_warnings(), torch.no_grad(), path_of_attention('naive'):
+    with warnings.catch_warnings(), torch.no_grad(), use_backend(module, 'naive'):
         warnings.simplefilter('ignore')  # of tracing: sizes that stay what they are, in every model the same lines
         torch.onnx.export(module.eval(), (example,), str(path), opset_version=OPSET, input_names=['image'],
                           output_names=list(outputs), dynamic_axes={'image': axes | {2: 'height', 3: 'width'}}, **chosen)

@@ -99,7 +99,7 @@ def faults(found: list[Difference], rounding: list[Difference]) -> list[str]:
 
     Args:
         found: PyTorch against the file.
-        rounding: PyTorch against itself on another path.
+        rounding: PyTorch against itself on another backend.
     """
     usual = {difference.name: difference.value for difference in rounding}
     bounds = [max(difference.floor, MARGIN * usual.get(difference.name, 0.0)) for difference in found]
