@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tool_modules import load_tool
 from torch import nn
 
-from ralamala_mm.analysis.flops import TOLERANCE, as_page, count, count_model, default_shape, deviation, read_rows
+from ralamala_mm.analysis.flops import Cost, count, count_model, default_shape
 from ralamala_mm.engine import build_model, load_config
 from ralamala_mm.errors import UserError
 from ralamala_mm.families import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = read_rows(ROOT / 'docs' / 'published.yml')
+zoo = load_tool('analysis_tools/make_model_zoo')
+ROWS = zoo.read_rows(ROOT / 'docs' / 'published.yml')
 
 
 def test_products_of_the_attentions_by_hand(monkeypatch: pytest.MonkeyPatch):
@@ -67,9 +69,9 @@ def test_measured_as_published_and_as_the_page_says(row, monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     config = load_config(row.config)
     cost = count_model(build_model(config), default_shape(config))
-    assert deviation(cost.published_kind / 1e9, row.published['flops']) <= TOLERANCE
+    assert zoo.deviation(cost.published_kind / 1e9, row.published['flops']) <= zoo.TOLERANCE
     if 'parameters' in row.published:
-        assert deviation(cost.parameters / 1e6, row.published['parameters']) <= TOLERANCE
+        assert zoo.deviation(cost.parameters / 1e6, row.published['parameters']) <= zoo.TOLERANCE
     page = (ROOT / 'docs/model_zoo.md').read_text()
     (line,) = [line for line in page.splitlines() if f'(../{row.config})' in line]
     for text in (f'{cost.parameters / 1e6:.1f} ', f'{cost.published_kind / 1e9:.1f} ({row.published["flops"]})',
@@ -78,10 +80,8 @@ def test_measured_as_published_and_as_the_page_says(row, monkeypatch: pytest.Mon
 
 
 def test_the_page_marks_what_differs():
-    from ralamala_mm.analysis.flops import Cost
-
     costs = {row.config: Cost(10_000_000, int(100e9), 0, 0, 0) for row in ROWS}
-    page = as_page(ROWS, costs)
+    page = zoo.as_page(ROWS, costs)
     assert '- `configs/maskrcnn_ravlt_t.py`: flops 100.0 here, 219 published.' in page
     assert 'None;' not in page
 

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tool_modules import load_tool
 from torch import Tensor, nn
 
-from ralamala_mm.analysis import steps
-from ralamala_mm.analysis.steps import PartClock, as_summary, as_table, measure_worker
+steps = load_tool('analysis_tools/profile_step')
+PartClock, as_summary, as_table, measure_worker = steps.PartClock, steps.as_summary, steps.as_table, steps.measure_worker
 
 Wait = Callable[[float], None]
 
