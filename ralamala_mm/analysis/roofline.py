@@ -46,14 +46,14 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Work:
+class OpCount:
     """Multiply-adds (2 FLOP each) and bytes read and written."""
 
     multiply_adds: int
     bytes: int
 
-    def __add__(self, other: 'Work') -> 'Work':
-        return Work(self.multiply_adds + other.multiply_adds, self.bytes + other.bytes)
+    def __add__(self, other: 'OpCount') -> 'OpCount':
+        return OpCount(self.multiply_adds + other.multiply_adds, self.bytes + other.bytes)
 
     def seconds(self, rates: Rates) -> float:
         """Whichever takes longer: to compute it, or to move it."""
@@ -66,8 +66,8 @@ class Op:
 
     part: str  # 'stem', 'stage 1' …
     name: str
-    forward: Work
-    backward: Work
+    forward: OpCount
+    backward: OpCount
     parameters: int
 
     def seconds(self, rates: Rates, backward: bool) -> float:
@@ -82,8 +82,8 @@ def _maps(reads: int, writes: int, residual: int = 0, joins: int = 0) -> tuple[i
 
 def _op(part: str, name: str, element_size: int, multiply_adds: int, maps: tuple[int, int], parameters: int = 0,
         repeats: int = 1, backward_factor: float = 2) -> Op:
-    forward = Work(repeats * multiply_adds, repeats * element_size * (maps[0] + parameters))
-    backward = Work(int(repeats * multiply_adds * backward_factor), repeats * element_size * (maps[1] + 2 * parameters))
+    forward = OpCount(repeats * multiply_adds, repeats * element_size * (maps[0] + parameters))
+    backward = OpCount(int(repeats * multiply_adds * backward_factor), repeats * element_size * (maps[1] + 2 * parameters))
     return Op(part, name, forward, backward, repeats * parameters)
 
 
@@ -216,8 +216,8 @@ def _cell(ops: Sequence[Op]) -> str:
     return f'{total.multiply_adds / 1e9:.2f} · {total.bytes / 1e6:.0f}'
 
 
-def _total(works) -> Work:
-    return sum(works, Work(0, 0))
+def _total(works) -> OpCount:
+    return sum(works, OpCount(0, 0))
 
 
 def as_summary(ops: Sequence[Op], rates: Rates | None = None) -> str:
@@ -234,7 +234,7 @@ def as_summary(ops: Sequence[Op], rates: Rates | None = None) -> str:
     return '\n'.join(lines)
 
 
-def _times(works: Sequence[Work], rates: Rates) -> str:
+def _times(works: Sequence[OpCount], rates: Rates) -> str:
     seconds = sum(work.seconds(rates) for work in works)
     arithmetic = sum(work.seconds(rates) for work in works if 2 * work.multiply_adds / rates.flops > work.bytes / rates.bandwidth)
     return f'{seconds * 1e3:.3g} | {arithmetic / seconds:.0%}'

@@ -16,7 +16,7 @@ from ralamala_mm.version import __version__
 
 from .drawing import draw
 from .inputs import Source, VideoReader, check_out_dir, drawn_suffix, find_sources, name_outputs
-from .outputs import Tables, VideoWriter, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
+from .outputs import Tables, VideoWriter, id_table_of, mask_id_table, write_colored, write_image, write_mask
 from .predictor import Predictor, load_model
 
 DRAWN_FROM = 0.3  # score threshold of detectors, as in MMDetection's own tools
@@ -38,7 +38,7 @@ def infer(args: argparse.Namespace) -> None:
     if args.coloured and not is_segmentation(model.cfg):
         raise UserError('--coloured is for segmentors: a detector has no masks of all pixels')
     predictor = Predictor(model, args.batch_size, threshold, args.classes, args.tile, args.overlap, args.tta)
-    work = Work(predictor, sources, Path(args.out_dir), args.draw, args.coloured)
+    work = BatchRun(predictor, sources, Path(args.out_dir), args.draw, args.coloured)
     info = dict(description=f'Predictions of {args.config} with {args.checkpoint}', made_with=f'ralamala_mm {__version__}',
                 score_threshold=threshold, tile=args.tile, overlap=predictor.overlap if args.tile else None, tta=args.tta)
     work.run(info)
@@ -75,7 +75,7 @@ class ImageProgress:
             self._tiles = None
 
 
-class Work:
+class BatchRun:
     """The inputs of a command and where their results go.
 
     Args:
@@ -104,9 +104,9 @@ class Work:
             UserError: some inputs could not be read.
         """
         model = self.predictor.model
-        self.numbering = numbers_in_masks(self.classes, model.dataset_meta['reduce_zero_label']) if self.predictor.segments \
-            else numbering_of(model.cfg, self.classes)
-        with Tables(self.out_dir, self.classes, self.palette, self.numbering, info, self.predictor.segments) as self.tables:
+        self.ids = mask_id_table(self.classes, model.dataset_meta['reduce_zero_label']) if self.predictor.segments \
+            else id_table_of(model.cfg, self.classes)
+        with Tables(self.out_dir, self.classes, self.palette, self.ids, info, self.predictor.segments) as self.tables:
             self._do_images([source for source in self.sources if source.kind == 'image'])
             for source in self.sources:
                 if source.kind != 'image':
@@ -193,7 +193,7 @@ class Work:
     def _write_masks(self, sample: BaseDataElement, name: PurePosixPath) -> str | None:
         if not self.predictor.segments:
             return None
-        write_mask(self.out_dir / 'masks' / name, sample, self.numbering.categories)
+        write_mask(self.out_dir / 'masks' / name, sample, self.ids.categories)
         if self.colors:
             write_colored(self.out_dir / 'coloured' / name, sample, self.palette)
         return f'masks/{name}'

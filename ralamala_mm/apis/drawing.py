@@ -31,7 +31,7 @@ _LETTERS_OF_BOX = 0.2  # height of letters at most, in the root of the box's are
 _LINE_OF_BOX, _CONTOUR_OF_BOX = 0.03, 0.015  # widths of lines at most, in the root of the box's area
 _MASK, _AREA = 0.4, 0.5  # how much of the color there is on an object, and on a segmentor's area
 _NAMED = 0.003  # share of the image from which on a segmentor's area gets its name
-_SEARCHED = 1000  # pixels of the longer side at which positions for names are looked for
+_SEARCHED_SIDE = 1000  # pixels of the longer side at which positions for names are looked for
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -268,7 +268,7 @@ def _hidden(box: Box, others: np.ndarray) -> int:
 
 def _positions_of_names(labels: np.ndarray, count: int) -> Iterable[tuple[int, tuple[int, int]]]:
     """(label, (x, y)) for the areas that are worth a name, larger ones first: the point furthest from the area's border."""
-    scale = max(1, max(labels.shape) / _SEARCHED)
+    scale = max(1, max(labels.shape) / _SEARCHED_SIDE)
     size = (max(1, round(labels.shape[1] / scale)), max(1, round(labels.shape[0] / scale)))
     small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     values, counts = np.unique(small, return_counts=True)

@@ -38,7 +38,7 @@ _TEXT = dict(encoding='utf-8', errors='backslashreplace')
 
 
 @dataclass
-class Numbering:
+class IdTable:
     """Category ids by label, and image ids by a file's real path; images that the data set does not have get higher ones."""
 
     categories: list[int]
@@ -56,7 +56,7 @@ class Numbering:
         return self._next - 1
 
 
-def numbering_of(config: Config, classes: Sequence[str]) -> Numbering:
+def id_table_of(config: Config, classes: Sequence[str]) -> IdTable:
     """Numbers of a detector's classes and images, as in the annotation file of the config's test part if it is there and has
     these classes; COCO's for COCO's classes; else from 1."""
     for _, dataset in datasets_of(config, ['test']):
@@ -73,15 +73,15 @@ def numbering_of(config: Config, classes: Sequence[str]) -> Numbering:
                           'images are not used', 'current', logging.WARNING)
                 continue
             if all(name in by_name for name in classes):
-                return Numbering([by_name[name] for name in classes], images)
+                return IdTable([by_name[name] for name in classes], images)
     if len(classes) == len(_COCO_IDS) and (classes[0], classes[-1]) == _COCO_ENDS:
-        return Numbering(_COCO_IDS)
-    return Numbering(list(range(1, len(classes) + 1)))
+        return IdTable(_COCO_IDS)
+    return IdTable(list(range(1, len(classes) + 1)))
 
 
-def numbers_in_masks(classes: Sequence[str], reduce_zero_label: bool) -> Numbering:
+def mask_id_table(classes: Sequence[str], reduce_zero_label: bool) -> IdTable:
     """A segmentor's categories are numbered as the pixels of the data set's masks: from 1 where 0 is no class, as in ADE20K."""
-    return Numbering([label + reduce_zero_label for label in range(len(classes))])
+    return IdTable([label + reduce_zero_label for label in range(len(classes))])
 
 
 class Tables:
@@ -93,7 +93,7 @@ class Tables:
         out_dir: made if it is not there.
         classes: names of the labels.
         palette: their colors.
-        numbering: their numbers, and those of images.
+        ids: their numbers, and those of images.
         info: what was run, for the head of the JSON.
         segments: the predictions are a segmentor's.
 
@@ -101,15 +101,15 @@ class Tables:
         UserError: the folder cannot be written to.
     """
 
-    def __init__(self, out_dir: Path, classes: Sequence[str], palette: Sequence[Color], numbering: Numbering, info: dict,
+    def __init__(self, out_dir: Path, classes: Sequence[str], palette: Sequence[Color], ids: IdTable, info: dict,
                  segments: bool):
         self.out_dir = out_dir
         self.classes = classes
-        self.numbering = numbering
+        self.ids = ids
         self._columns = _AREA_COLUMNS if segments else _DETECTION_COLUMNS
         self._info = info
         self._categories = [dict(id=number, name=name, color=list(color))
-                            for number, name, color in zip(numbering.categories, classes, palette, strict=False)]
+                            for number, name, color in zip(ids.categories, classes, palette, strict=False)]
         self.counts = dict.fromkeys(classes, 0)  # of detections, or of pixels
         self._stack = ExitStack()
         self._count = 0
@@ -140,13 +140,13 @@ class Tables:
             mask: the file of its mask in the folder, for a segmentor.
         """
         height, width = sample.ori_shape
-        image = dict(id=self.numbering.image_id(path), file_name=name, width=width, height=height)
+        image = dict(id=self.ids.image_id(path), file_name=name, width=width, height=height)
         image |= {key: value for key, value in dict(frame=frame, mask=mask).items() if value is not None}
         self._images.write(json.dumps(image, ensure_ascii=False) + '\n')
         rows = self._areas(sample) if 'pred_sem_seg' in sample else self._detections(sample)
         for label, annotation, columns in rows:
             self._count += 1
-            annotation = dict(id=self._count, image_id=image['id'], category_id=self.numbering.categories[label]) | annotation
+            annotation = dict(id=self._count, image_id=image['id'], category_id=self.ids.categories[label]) | annotation
             self._annotations.write(json.dumps(annotation) + '\n')
             self._table.writerow([name, '' if frame is None else frame, self.classes[label], *columns])
 

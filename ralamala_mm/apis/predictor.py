@@ -38,7 +38,7 @@ from .tiling import check_tiles, detect_in_tiles, memory_of, segment_in_tiles, w
 _TAKEN = 'paths are taken, and arrays [H, W, 3] of uint8 in the order blue, green, red, or grey [H, W]'
 _READER = dict(type='ralamala_mm.datasets.LoadCheckedImage')
 _IGNORED = {torch.uint8: 255, torch.int32: 65535}  # pixels of classes that were not asked for, as in MMSegmentation's masks
-_SEARCHED = 4  # batches' worth of images among which those of one shape are looked for
+_SEARCHED_BATCHES = 4  # batches' worth of images among which those of one shape are looked for
 
 
 def load_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'auto',
@@ -314,7 +314,7 @@ class Predictor:
         """
         items = iter(items)
         # Images that need tiles are large: one at a time.
-        size = 1 if self.tile or self.batch_size == 1 else self.batch_size * _SEARCHED
+        size = 1 if self.tile or self.batch_size == 1 else self.batch_size * _SEARCHED_BATCHES
         while window := list(itertools.islice(items, size)):
             paths = [str(name) if isinstance(name, str | Path) else None for name, _ in window]
             images = [image for _, image in window]

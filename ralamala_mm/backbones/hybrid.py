@@ -32,7 +32,7 @@ from .fusion import fuse_block, fuse_downsample, fuse_stem
 from .layers import Block, Downsample, GatedAttention, LayerNorm2d, RotaryPosition, Stem
 
 STRIDES = (4, 8, 16, 32)
-GRAPHS_OF_BLOCKS = 64
+MAX_BLOCK_GRAPHS = 64
 
 _logged: set[tuple[str, str]] = set()  # a run, and a line that its logger was given
 
@@ -276,7 +276,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
 
         # All blocks share one forward: four stages, in training and evaluation, for one image size and for any.
         limit = 'recompile_limit' if hasattr(torch._dynamo.config, 'recompile_limit') else 'cache_size_limit'
-        setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), GRAPHS_OF_BLOCKS))
+        setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), MAX_BLOCK_GRAPHS))
         for stage in self.layers:
             for block in stage.blocks:
                 block.compile(**({} if self._compile_options is True else self._compile_options))

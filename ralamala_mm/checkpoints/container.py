@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import torch
 
-from .makers import RefusedError, Storage
+from .pickle_allowlist import RefusedError, Storage
 from .unpickling import DataUnpickler, check_nesting
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

@@ -33,7 +33,7 @@ from torch import Tensor
 from ralamala_mm.errors import UserError, did_you_mean
 
 from .container import NotACheckpointError, load_data
-from .makers import RefusedError
+from .pickle_allowlist import RefusedError
 
 _is_trusting = False
 # Where the weights lie in files seen in the wild: mmengine and mmdet 2.x runs, ImageNet training, EMA-only files.

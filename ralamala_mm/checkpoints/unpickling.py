@@ -1,7 +1,7 @@
 """Unpickling that makes nothing but data, and no more of it than a file of its size may.
 
-A pickle is a program: it names functions, and calls them. Here a name leads to one of the few functions of `makers`, each of
-which checks what it is given, or to a refusal; nothing is imported or called because a file asks for it.
+A pickle is a program: it names functions, and calls them. Here a name leads to one of the few functions of `pickle_allowlist`,
+each of which checks what it is given, or to a refusal; nothing is imported or called because a file asks for it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import torch
 
-from .makers import NAMES, SETTERS, Maker, RefusedError, Storage, are_sizes, check_keys, named
+from .pickle_allowlist import NAMES, SETTERS, Maker, RefusedError, Storage, are_sizes, check_keys, named
 
 # What is made is paid for by its bytes in memory, about. Every byte of a file is good for so many, as most are for tensors' names
 # and places; no file gets more than 2 GiB, beside its tensors.

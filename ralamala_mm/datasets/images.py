@@ -108,7 +108,7 @@ class FileUserError(UserError):
         self.kind = kind
 
 
-class BadFiles:
+class BadFilePolicy:
     """What a transform does with files that it cannot use: raises, or leaves the sample out and lists its image.
 
     Args:
@@ -297,7 +297,7 @@ class LoadCheckedImage(MMCVLoadImageFromFile):
     Names written on Windows or in another Unicode form are found; `img_path` is then the file's own.
 
     Args:
-        bad_files: arguments of `BadFiles`; by default the first bad file is an error.
+        bad_files: arguments of `BadFilePolicy`; by default the first bad file is an error.
         thorough: decode the file a second time, which finds damage that is hidden behind a whole file's end.
 
     Raises:
@@ -306,7 +306,7 @@ class LoadCheckedImage(MMCVLoadImageFromFile):
 
     def __init__(self, *args, bad_files: dict | None = None, thorough: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.bad_files = BadFiles(**(bad_files or {}))
+        self.bad_files = BadFilePolicy(**(bad_files or {}))
         self.thorough = thorough
 
     def transform(self, results: dict) -> dict | None:

@@ -5,7 +5,7 @@ import math
 from mmdet.datasets.transforms import LoadAnnotations
 
 from .coco import cannot_be_evaluated, segmentation_problem
-from .images import BadFiles, FileUserError
+from .images import BadFilePolicy, FileUserError
 
 
 class LoadCheckedInstances(LoadAnnotations):
@@ -14,7 +14,7 @@ class LoadCheckedInstances(LoadAnnotations):
     Args:
         evaluated: whether metrics are computed on the data; then outlines that are, or begin with, a polygon of fewer than
             three points, which training leaves out, are refused too, as the metric stumbles over them.
-        bad_files: arguments of `BadFiles`; by default the first bad annotation is an error.
+        bad_files: arguments of `BadFilePolicy`; by default the first bad annotation is an error.
 
     Raises:
         UserError: with the path of the image.
@@ -23,7 +23,7 @@ class LoadCheckedInstances(LoadAnnotations):
     def __init__(self, *args, evaluated: bool = False, bad_files: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.evaluated = evaluated
-        self.bad_files = BadFiles(**(bad_files or {}))
+        self.bad_files = BadFilePolicy(**(bad_files or {}))
 
     def transform(self, results: dict) -> dict | None:
         return self.bad_files.guard(self._load, results)

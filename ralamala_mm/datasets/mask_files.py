@@ -315,7 +315,7 @@ def write_converted(path: Path, target: Path, numbers: dict[int | Color, int]) -
 
 
 @dataclass(frozen=True)
-class Reading:
+class MaskEncoding:
     """How masks become classes."""
 
     classes: Sequence[str]
@@ -324,9 +324,9 @@ class Reading:
     converts: bool = False  # whether masks are written anew; else their values are the classes
 
 
-def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False) -> Reading:
+def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False) -> MaskEncoding:
     """Values are class numbers from 0."""
-    return Reading(classes, {**{i: i for i in range(len(classes))}, IGNORED: IGNORED}, palette, converts)
+    return MaskEncoding(classes, {**{i: i for i in range(len(classes))}, IGNORED: IGNORED}, palette, converts)
 
 
 def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, CheckedMasks]) -> bool:
@@ -344,21 +344,21 @@ def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, Checke
     masks = checked[mode]
     if 'ADE20K' in dataset.type:  # many people's own data lies in ADE20K's folders
         return all(Path(stem).name.startswith('ADE_') for stem in masks.masks)
-    known = config_reading(config).numbers
+    known = config_encoding(config).numbers
     return all(mask.kind == 'index' for mask in masks.masks.values()) and all(value in known for value in masks.pixels)
 
 
-def config_reading(config: Config) -> Reading:
+def config_encoding(config: Config) -> MaskEncoding:
     """As the config's data set type reads its masks; some, as ADE20K's, ignore 0."""
     _, dataset = next(datasets_of(config))
     classes = config_classes(config)
     if not reduces_zero_label(config, dataset):
         return by_value(classes)
-    return Reading(classes, {0: IGNORED, **{i + 1: i for i in range(len(classes))}, IGNORED: IGNORED})
+    return MaskEncoding(classes, {0: IGNORED, **{i + 1: i for i in range(len(classes))}, IGNORED: IGNORED})
 
 
-def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
-                 report: Report) -> Reading | None:
+def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
+                 report: Report) -> MaskEncoding | None:
     """What the masks' values or colors stand for; None, and a problem in the report, if nothing says so.
 
     Args:
@@ -377,7 +377,7 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
         text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
         report.problems.append(Problem(CORRECTED, where, text))
         default = names.names if names and len(names.names) == 2 else ('background', 'object')
-        return Reading(weights_classes or default, {0: 0, IGNORED: 1}, converts=True)
+        return MaskEncoding(weights_classes or default, {0: 0, IGNORED: 1}, converts=True)
     if names and weights_classes and tuple(names.names) != tuple(weights_classes):
         report.problems.append(Problem(ERROR, where, f'{names.path} names {some(names.names, 8)}; the weights were trained on '
                                        f'{some(weights_classes, 8)}'))
@@ -398,7 +398,7 @@ def find_reading(root: Path, checked: Mapping[str, CheckedMasks], weights_classe
 
 
 def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
-               report: Report) -> Reading | None:
+               report: Report) -> MaskEncoding | None:
     """Colored masks need a list that says which color is which class."""
 
     def stop(text: str) -> None:
@@ -422,28 +422,28 @@ def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, wher
     text = f'masks are coloured (RGB); {names.path.name} says which color is which class'
     report.problems.append(Problem(CORRECTED, where, text))
     grey = {color[0]: number for color, number in numbers.items() if len(set(color)) == 1}  # masks of one grey color
-    return Reading(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)
+    return MaskEncoding(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)
 
 
-def value_problems(masks: CheckedMasks, reading: Reading) -> list[Problem]:
+def value_problems(masks: CheckedMasks, encoding: MaskEncoding) -> list[Problem]:
     """Values that stand for no class: on a GPU they would end training with an assertion that names nothing."""
     wrong = {stem: values for stem, mask in masks.masks.items() if mask.kind in ('index', 'grey')
-             and (values := [value for value in mask.pixels if value not in reading.numbers])}
+             and (values := [value for value in mask.pixels if value not in encoding.numbers])}
     if not wrong:
         return []
     values = sorted({value for values in wrong.values() for value in values})
-    top = max(value for value in reading.numbers if isinstance(value, int) and value != IGNORED)
+    top = max(value for value in encoding.numbers if isinstance(value, int) and value != IGNORED)
     return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
                     f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be',
                     files=map(masks.split.mask, wrong))]
 
 
-def shares(reading: Reading, masks: CheckedMasks) -> list[tuple[str, str]]:
+def shares(encoding: MaskEncoding, masks: CheckedMasks) -> list[tuple[str, str]]:
     """The share of pixels of each class, largest first."""
     pixels = masks.pixels
     total = sum(pixels.values()) or 1
-    share = dict.fromkeys(range(len(reading.classes)), 0.0)
-    for value, number in reading.numbers.items():
+    share = dict.fromkeys(range(len(encoding.classes)), 0.0)
+    for value, number in encoding.numbers.items():
         if number != IGNORED:
             share[number] += pixels[value] / total
-    return [(reading.classes[number], f'{share[number]:.1%}') for number in sorted(share, key=share.__getitem__, reverse=True)]
+    return [(encoding.classes[number], f'{share[number]:.1%}') for number in sorted(share, key=share.__getitem__, reverse=True)]

@@ -8,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ralamala_mm.errors import UserError
 
-from .images import BadFiles, FileUserError, read_file
+from .images import BadFilePolicy, FileUserError, read_file
 
 _MOST = 255  # larger values would be cut to 8 bits
 
@@ -19,7 +19,7 @@ class LoadCheckedMask(LoadAnnotations):
     Args:
         classes: how many; values from there on that are not ignored are refused. None: they are not inspected.
         ignore_index: the value of pixels that neither train nor count.
-        bad_files: arguments of `BadFiles`; by default the first bad file is an error.
+        bad_files: arguments of `BadFilePolicy`; by default the first bad file is an error.
 
     Raises:
         UserError: with the path of the mask.
@@ -29,7 +29,7 @@ class LoadCheckedMask(LoadAnnotations):
         super().__init__(*args, **kwargs)
         self.classes = classes
         self.ignore_index = ignore_index
-        self.bad_files = BadFiles(**(bad_files or {}))
+        self.bad_files = BadFilePolicy(**(bad_files or {}))
 
     def transform(self, results: dict) -> dict | None:
         return self.bad_files.guard(self._load, results)

@@ -17,12 +17,12 @@ from .images import SHARED_REMEDY, shared_files
 from .mask_files import (
     IGNORED,
     CheckedMasks,
+    MaskEncoding,
     MaskSplit,
-    Reading,
     check_masks,
-    config_reading,
+    config_encoding,
+    find_encoding,
     find_masks,
-    find_reading,
     is_the_config_s_own,
     shares,
     value_problems,
@@ -276,21 +276,21 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     for masks in checked.values():
         report.splits.append((masks.split.name, _summary(masks, root)))
         report.problems += _file_problems(masks)
-    reading = config_reading(config) if own else find_reading(root, checked, weights_classes, report)
-    if reading:
+    encoding = config_encoding(config) if own else find_encoding(root, checked, weights_classes, report)
+    if encoding:
         first = next(iter(checked.values()))
-        report.classes = shares(reading, first)
+        report.classes = shares(encoding, first)
         if not own and (unused := [name for name, share in report.classes if share == '0.0%']):
             report.problems.append(problem(NOTE, first.split.name, 'classes with almost no pixels', unused))
-        report.problems += [found for masks in checked.values() for found in value_problems(masks, reading)]
+        report.problems += [found for masks in checked.values() for found in value_problems(masks, encoding)]
     if report.errors:
         return report
     if not own:
-        set_classes(config, reading.classes, reading.palette)
+        set_classes(config, encoding.classes, encoding.palette)
         for _, dataset in datasets_of(config):
             dataset.type, dataset.reduce_zero_label = 'BaseSegDataset', False
         replace_transforms(config, lambda transform: transform.pop('reduce_zero_label', None))
-    _set_mask_paths(config, root, chosen, checked, reading, report)
+    _set_mask_paths(config, root, chosen, checked, encoding, report)
     return report
 
 
@@ -360,7 +360,7 @@ def _summary(masks: CheckedMasks, root: Path) -> str:
 
 
 def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit], checked: Mapping[str, CheckedMasks],
-                    reading: Reading, report: Report) -> None:
+                    encoding: MaskEncoding, report: Report) -> None:
     """Folders, suffixes and lists of the data sets; converted masks and lists go to the work directory."""
     folder = Path(config.work_dir, 'data').absolute()
     config.data_root = str(root)
@@ -369,10 +369,10 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
         split = chosen[mode]
         masks = checked[split.name]
         masks_at, mask_suffix, listed = os.path.relpath(split.mask_dir, root), split.mask_suffix, ''
-        if reading.converts:
+        if encoding.converts:
             masks_at, mask_suffix, written = str(folder / 'masks' / split.name), '.png', True
             for stem in masks.masks:
-                write_converted(split.mask(stem), Path(masks_at, f'{stem}.png'), reading.numbers)
+                write_converted(split.mask(stem), Path(masks_at, f'{stem}.png'), encoding.numbers)
         if split.stems is not None or masks.missing:
             names = ''.join(f'{stem}\n' for stem in masks.masks)
             listed = str(atomic_write(folder / f'{split.name}.txt', lambda path, names=names: path.write_text(names)))

@@ -25,7 +25,7 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
 from .distributed import from_rank_0
-from .interruption import Stop
+from .interruption import StopReason
 from .work_dir import claim_work_dir
 
 INTERRUPTED = 'interrupted.pth'  # between regular checkpoints, until the next of them takes its place
@@ -206,7 +206,7 @@ class DependableCheckpointHook(CheckpointHook):
 
     def after_train(self, runner: Runner) -> None:
         if self.failures:
-            runner.request_stop(Stop.NOT_SAVED)
+            runner.request_stop(StopReason.NOT_SAVED)
         super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -278,7 +278,7 @@ class DependableCheckpointHook(CheckpointHook):
                 f'Training {"stops" if runner.stop_reason else "continues"}; the newest checkpoint is '
                 f'{self.last_ckpt or "none"}. Failures in a row: {self.failures} of {FAILURES_BEFORE_STOP}')
         if self.failures >= FAILURES_BEFORE_STOP:
-            runner.request_stop(Stop.NOT_SAVED)
+            runner.request_stop(StopReason.NOT_SAVED)
 
 
 def use_resume(config: Config, resume: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from ralamala_mm.errors import UserError
 _STOPPED_KEY = 'ralamala_mm/stopped'  # in the store where the processes met: the reason of one that ends during a validation
 
 
-class Stop(enum.IntEnum):
+class StopReason(enum.IntEnum):
     """Why a training ends early; where processes differ the largest counts."""
 
     NO = 0
@@ -28,15 +28,15 @@ class Stop(enum.IntEnum):
     NOT_FINITE = 4
 
 
-_EXIT_CODES = {Stop.TERMINATED: 128 + signal.SIGTERM, Stop.TIME_IS_UP: 75}  # 75: EX_TEMPFAIL of sysexits.h, try again
-_SIGNALS = {signal.SIGTERM: Stop.TERMINATED, signal.SIGUSR1: Stop.TIME_IS_UP}
+_EXIT_CODES = {StopReason.TERMINATED: 128 + signal.SIGTERM, StopReason.TIME_IS_UP: 75}  # 75: EX_TEMPFAIL of sysexits.h, try again
+_SIGNALS = {signal.SIGTERM: StopReason.TERMINATED, signal.SIGUSR1: StopReason.TIME_IS_UP}
 _NAMES = {reason: number.name for number, reason in _SIGNALS.items()}
 
 
 class TrainingStoppedError(UserError):
     """A training that ended before its last iteration; `exit_code` says why to those who started it."""
 
-    def __init__(self, sentence: str, reason: Stop):
+    def __init__(self, sentence: str, reason: StopReason):
         super().__init__(sentence)
         self.exit_code = _EXIT_CODES.get(reason, 1)
 
@@ -54,7 +54,7 @@ class StopHook(Hook):
     priority = 'LOWEST'  # all other hooks are through with the iteration
 
     def __init__(self):
-        self._reason = Stop.NO
+        self._reason = StopReason.NO
         self._group = None
         self._pending: tuple[distributed.Work, torch.Tensor] | None = None
         self._trains = self._validates = self._is_saved = False
@@ -112,11 +112,11 @@ class StopHook(Hook):
                 if reason in _EXIT_CODES:
                     store.set(_STOPPED_KEY, str(int(reason)))
                 elif store.check([_STOPPED_KEY]):
-                    reason = Stop(int(store.get(_STOPPED_KEY)))
+                    reason = StopReason(int(store.get(_STOPPED_KEY)))
         if reason in _EXIT_CODES:
             raise _stopped(reason, runner.iter, self._is_saved)
 
-    def _agreed(self, runner: Runner) -> Stop:
+    def _agreed(self, runner: Runner) -> StopReason:
         if self._group is None:
             return runner.stop_reason
         before, self._pending = self._pending, None
@@ -125,22 +125,22 @@ class StopHook(Hook):
         tensor = torch.tensor(int(runner.stop_reason))
         work = distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group, async_op=True)
         self._pending = work, tensor
-        return Stop(int(before[1])) if before else Stop.NO
+        return StopReason(int(before[1])) if before else StopReason.NO
 
-    def _agreed_at_once(self, runner: Runner) -> Stop:
+    def _agreed_at_once(self, runner: Runner) -> StopReason:
         if self._group is None:
             return runner.stop_reason
         self._await_pending()
         tensor = torch.tensor(int(runner.stop_reason))
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
-        return Stop(int(tensor))
+        return StopReason(int(tensor))
 
     def _await_pending(self) -> None:
         if self._pending:
             self._pending[0].wait()
             self._pending = None
 
-    def _stop(self, runner: Runner, reason: Stop, epoch: int, iteration: int) -> None:
+    def _stop(self, runner: Runner, reason: StopReason, epoch: int, iteration: int) -> None:
         runner.request_stop(reason)  # others may have been told, and not this process
         is_saved = reason in _EXIT_CODES and runner.save_interrupted(epoch, iteration)
         if self._group is not None:
@@ -168,22 +168,22 @@ class StopHook(Hook):
                 os.write(1, f'{signal.Signals(received).name} received: stopping after this iteration\n'.encode())
 
 
-def _stopped(reason: Stop, iteration: int, is_saved: bool) -> TrainingStoppedError:
+def _stopped(reason: StopReason, iteration: int, is_saved: bool) -> TrainingStoppedError:
     """What ends the training; a signal after which nothing could be saved asks for no further run, which would end alike."""
     if reason not in _EXIT_CODES or is_saved:
         return TrainingStoppedError(stop_sentence(reason, iteration), reason)
     return TrainingStoppedError(
         f'{_NAMES[reason]} stopped the training after iteration {iteration}, and no checkpoint of it could be written (see '
         'above): free disk space, or see that the config has its checkpoint hook; --resume continues from the newest checkpoint',
-        Stop.NOT_SAVED)
+        StopReason.NOT_SAVED)
 
 
-def stop_sentence(reason: Stop, iteration: int) -> str:
+def stop_sentence(reason: StopReason, iteration: int) -> str:
     """What the user is told at the end."""
-    if reason == Stop.NOT_SAVED:
+    if reason == StopReason.NOT_SAVED:
         return (f'no checkpoint could be written several times in a row (see above), so the training stopped after iteration '
                 f'{iteration}: free disk space, then continue with --resume')
-    if reason == Stop.NOT_FINITE:
+    if reason == StopReason.NOT_FINITE:
         return (f'the training stopped after iteration {iteration}, as losses or gradients stayed non-finite (see above): lower '
                 'the learning rate or clip gradients, and continue with --resume; non_finite=\'skip\' in the config never stops')
     return (f'{_NAMES[reason]} stopped the training after iteration {iteration}; the same command with --resume continues from '

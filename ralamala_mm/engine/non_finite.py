@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ralamala_mm.errors import OptionError
 
-from .interruption import Stop
+from .interruption import StopReason
 
 _NAMED = 8  # images and parameters in a message
 
@@ -75,7 +75,7 @@ class NonFiniteHook(Hook):
         runner.logger.error(f'iteration {runner.iter + 1}: {what} not finite; images {_images(data_batch)}; the update is left '
                             f'out, {self._in_a_row} in a row')
         if self._in_a_row >= self.limit:
-            runner.request_stop(Stop.NOT_FINITE)
+            runner.request_stop(StopReason.NOT_FINITE)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> None:
         """Takes all gradients away if one is not finite; optimizers pass parameters without a gradient over."""

@@ -27,7 +27,7 @@ from ralamala_mm.errors import UserError
 from .checkpointing import GRADIENTS, DependableCheckpointHook, ValidationHook
 from .config import schedule_notes
 from .distributed import gather_batch_norms
-from .interruption import Stop, StopHook, TrainingStoppedError, stop_sentence
+from .interruption import StopHook, StopReason, TrainingStoppedError, stop_sentence
 from .loaders import check_shared_memory, shield_workers
 from .non_finite import NonFiniteHook
 from .progress import Console, ConsoleFilter, ProgressHook, libraries_to_log
@@ -53,7 +53,7 @@ class DependableRunner(MMEngineRunner):
         kwargs: those of MMEngine's Runner.
     """
 
-    stop_reason = Stop.NO
+    stop_reason = StopReason.NO
 
     def __init__(self, *args, console: Console = Console.LOG, evaluates: bool = False, **kwargs):
         self._console, self._evaluates = console, evaluates
@@ -127,7 +127,7 @@ class DependableRunner(MMEngineRunner):
             visualizer = dict(visualizer, vis_backends=backends)
         return super().build_visualizer(visualizer)
 
-    def request_stop(self, reason: Stop) -> None:
+    def request_stop(self, reason: StopReason) -> None:
         """Asks for the training to end after the iteration at hand, on all processes."""
         self.stop_reason = max(self.stop_reason, reason)
 
@@ -151,7 +151,7 @@ class DependableRunner(MMEngineRunner):
                 if isinstance(hook, StopHook):
                     hook.end_validation_if_told(self)
             raise
-        if self.stop_reason == Stop.NOT_SAVED:
+        if self.stop_reason == StopReason.NOT_SAVED:
             raise TrainingStoppedError(stop_sentence(self.stop_reason, self.iter), self.stop_reason)
         return model
 

@@ -8,8 +8,8 @@ from ralamala_mm import MALA, RAVLT
 from ralamala_mm.analysis.flops import count
 from ralamala_mm.analysis.roofline import (
     Op,
+    OpCount,
     Rates,
-    Work,
     as_summary,
     as_table,
     attention_op,
@@ -82,7 +82,7 @@ def test_backward_computes_twice_as_much_but_for_the_image_and_softmax():
 
 def test_time_is_of_what_takes_longer():
     rates = Rates(flops=100, bandwidth=10)
-    computing, moving = Work(500, 10), Work(50, 80)
+    computing, moving = OpCount(500, 10), OpCount(50, 80)
     assert (computing.seconds(rates), moving.seconds(rates)) == (10, 8)
     ops = [Op('stem', 'conv', computing, moving, 0), Op('stage 1', 'pos', moving, moving, 0)]
     assert floor_seconds(ops, rates, backward=False) == 18

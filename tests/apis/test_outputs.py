@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ralamala_mm.apis.drawing import draw
-from ralamala_mm.apis.outputs import Tables, numbering_of, numbers_in_masks, write_colored, write_image, write_mask
+from ralamala_mm.apis.outputs import Tables, id_table_of, mask_id_table, write_colored, write_image, write_mask
 from ralamala_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
@@ -50,7 +50,7 @@ def test_perfect_predictions_have_an_ap_of_1_by_pycocotools(truth: COCO, shapes_
                                                            data_prefix=dict(img='val')))))
     images = list(truth.imgs.values())
     assert len(images) == 4
-    with Tables(tmp_path, CLASSES, PALETTE, numbering_of(config, CLASSES), dict(description='test'), segments=False) as tables:
+    with Tables(tmp_path, CLASSES, PALETTE, id_table_of(config, CLASSES), dict(description='test'), segments=False) as tables:
         # Another order, and a stranger among them: the data set's numbers are found by the files.
         tables.add(perfect(truth, images[0], encoded), 'other.png', str(tmp_path / 'other.png'))
         for image in reversed(images):
@@ -78,14 +78,14 @@ def test_coco_classes_have_cocos_numbers_without_its_files():
 
     classes = CocoDataset.METAINFO['classes']
     config = Config(dict(test_dataloader=dict(dataset=dict(ann_file='nowhere.json'))))
-    numbers = dict(zip(classes, numbering_of(config, classes).categories, strict=True))
+    numbers = dict(zip(classes, id_table_of(config, classes).categories, strict=True))
     assert (numbers['person'], numbers['stop sign'], numbers['dining table'], numbers['toothbrush']) == (1, 13, 67, 90)
-    assert numbering_of(config, CLASSES).categories == [1, 2, 3, 4]
+    assert id_table_of(config, CLASSES).categories == [1, 2, 3, 4]
 
 
 def test_nothing_is_left_of_what_was_interrupted(truth: COCO, tmp_path: Path):
     def interrupted() -> None:
-        with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), {}, False) as tables:
+        with Tables(tmp_path, CLASSES, PALETTE, mask_id_table(CLASSES, False), {}, False) as tables:
             tables.add(perfect(truth, next(iter(truth.imgs.values())), True), 'a.png')
             raise KeyboardInterrupt
 
@@ -110,7 +110,7 @@ def test_masks_hold_the_labels_and_the_tables_their_pixels(tmp_path: Path):
     coloured = np.asarray(Image.open(tmp_path / 'coloured' / 'a.png'))
     assert (coloured[labels == 2] == PALETTE[2]).all()
     assert (coloured[labels == 255] == 0).all()
-    with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), {}, segments=True) as tables:
+    with Tables(tmp_path, CLASSES, PALETTE, mask_id_table(CLASSES, False), {}, segments=True) as tables:
         tables.add(sample, 'a.jpg', mask='masks/a.png')
     content = COCO(tmp_path / 'predictions.json')
     assert len(content.anns) == 4
@@ -135,8 +135,8 @@ def test_masks_are_as_mmsegmentation_writes_them(tmp_path: Path):
     metric = IoUMetric(format_only=True, output_dir=str(tmp_path / 'theirs'))
     metric.dataset_meta = dict(classes=[str(label) for label in range(150)])
     metric.process({}, [dict(pred_sem_seg=dict(data=torch.tensor(labels)[None]), img_path='a.jpg', reduce_zero_label=True)])
-    numbering = numbers_in_masks(metric.dataset_meta['classes'], reduce_zero_label=True)
-    write_mask(tmp_path / 'ours.png', areas(labels), numbering.categories)
+    ids = mask_id_table(metric.dataset_meta['classes'], reduce_zero_label=True)
+    write_mask(tmp_path / 'ours.png', areas(labels), ids.categories)
     theirs = np.asarray(Image.open(tmp_path / 'theirs' / 'a.png'))
     assert (np.asarray(Image.open(tmp_path / 'ours.png')) == theirs).all()
     assert theirs.min() == 1
@@ -148,7 +148,7 @@ def test_masks_are_as_mmsegmentation_writes_them(tmp_path: Path):
 
 def test_names_that_are_not_utf8_come_back(truth: COCO, tmp_path: Path):
     name = os.fsdecode(b'caf\xe9.jpg')
-    with Tables(tmp_path, CLASSES, PALETTE, numbers_in_masks(CLASSES, False), dict(description=name), False) as tables:
+    with Tables(tmp_path, CLASSES, PALETTE, mask_id_table(CLASSES, False), dict(description=name), False) as tables:
         tables.add(perfect(truth, next(iter(truth.imgs.values())), True), name, name)
     content = json.loads((tmp_path / 'predictions.json').read_text(encoding='utf-8'))
     assert content['images'][0]['file_name'] == content['info']['description'] == name
@@ -161,15 +161,15 @@ def test_numbers_do_not_need_whole_annotations(tmp_path: Path, content: str | by
     path = tmp_path / 'annotations.json'
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     config = Config(dict(test_dataloader=dict(dataset=dict(ann_file=str(path)))))
-    assert numbering_of(config, CLASSES).categories == [1, 2, 3, 4]
+    assert id_table_of(config, CLASSES).categories == [1, 2, 3, 4]
 
 
 def test_numbers_that_are_no_integers_are_kept(tmp_path: Path):
     path = tmp_path / 'annotations.json'
     path.write_text(json.dumps(dict(categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)],
                                     images=[dict(id='first', file_name=str(tmp_path / 'a.jpg'))])))
-    numbering = numbering_of(Config(dict(test_dataloader=dict(dataset=dict(ann_file=str(path))))), CLASSES)
-    assert [numbering.image_id(str(tmp_path / name)) for name in ('a.jpg', 'b.jpg')] == ['first', 1]
+    ids = id_table_of(Config(dict(test_dataloader=dict(dataset=dict(ann_file=str(path))))), CLASSES)
+    assert [ids.image_id(str(tmp_path / name)) for name in ('a.jpg', 'b.jpg')] == ['first', 1]
 
 
 def test_an_image_that_cannot_be_written_is_named(tmp_path: Path):
