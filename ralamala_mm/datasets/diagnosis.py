@@ -105,8 +105,8 @@ def _image_problem(image: dict) -> str | None:
 
 
 def _category_problem(category: dict) -> str | None:
-    if not isinstance(category['id'], int) or not isinstance(category['name'], str):
-        return 'a category whose id is not an integer or whose name is not a string'
+    if not _is_id(category['id']) or not isinstance(category['name'], str):
+        return 'a category whose id is neither a number nor a text, or whose name is not a text'
     return None if isinstance(category.get('supercategory'), str | None) else 'a supercategory that is no text'
 
 
@@ -114,9 +114,9 @@ def _annotation_problem(annotation: dict) -> str | None:
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return 'a bbox that is not four numbers: x, y, width, height'
-    if not _is_number(annotation.get('area', 0)) or annotation.get('iscrowd', 0) not in (0, 1):
+    if not _is_number(annotation.get('area') or 0) or (annotation.get('iscrowd') or 0) not in (0, 1):
         return 'an area that is no number, or an iscrowd that is neither 0 nor 1'
-    ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(annotation.get('id', 0))
+    ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(annotation.get('id') or 0)
     return None if ids_are_good else 'an id that is neither a number nor a text'
 
 
@@ -125,7 +125,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int | str)
+    return isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
 
 
 _ENTRY_PROBLEMS = dict(images=_image_problem, annotations=_annotation_problem, categories=_category_problem)

@@ -4,8 +4,8 @@ import math
 
 from mmdet.datasets.transforms import LoadAnnotations
 
-from .coco import cannot_be_evaluated, segmentation_problem
 from .images import BadFilePolicy, FileUserError
+from .segmentations import cannot_be_evaluated, segmentation_problem
 
 
 class LoadCheckedInstances(LoadAnnotations):

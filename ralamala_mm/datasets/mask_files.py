@@ -26,11 +26,11 @@ from ralamala_mm.files import atomic_write
 
 from .config import Color, config_classes, datasets_of, reduces_zero_label
 from .images import find_file, image_size
+from .locating import MASK_FOLDERS
 from .report import CORRECTED, ERROR, NOTE, Problem, Report, is_image, problem, some, split_of
 
 _FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
 _IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
-_MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
 _VOC_LISTS = Path('ImageSets', 'Segmentation')
 IGNORED = 255  # pixels that neither train nor count
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
@@ -171,7 +171,7 @@ def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     for folder in folders:
         parts = [part.lower() for part in folder.relative_to(root).parts]
         split = next((split for part in parts if (split := split_of(part))), 'all')
-        role = 'mask' if any(part in _MASK_FOLDERS for part in parts) else 'image' if split != 'all' or any(
+        role = 'mask' if any(part in MASK_FOLDERS for part in parts) else 'image' if split != 'all' or any(
             part in _IMAGE_FOLDERS for part in parts) else None
         has_images = any(is_image(entry.name) for entry in os.scandir(folder))
         if role and has_images:

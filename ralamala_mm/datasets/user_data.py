@@ -11,7 +11,8 @@ from mmengine.config import Config, ConfigDict
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .coco import CheckedSplit, CocoSplit, category_names, check_split, corrected_copy, find_coco
+from .coco import CheckedSplit, CocoSplit, category_names, corrected_copy, find_coco
+from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, shared_files
 from .mask_files import (

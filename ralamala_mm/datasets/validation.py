@@ -24,7 +24,8 @@ from mmengine.utils import ProgressBar
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .coco import CocoSplit, category_names, check_split
+from .coco import CocoSplit, category_names
+from .coco_checks import check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
 from .diagnosis import explain_dataset_error, names_problem
 from .images import FileUserError

@@ -1,0 +1,451 @@
+"""Whether COCO annotations are what training and evaluation make of them: every object that is not used is counted and explained.
+
+What MMDetection or pycocotools cannot read or would count wrongly is corrected in a copy: ids that are no whole numbers from 1,
+images without a file, `area` or `iscrowd` left out, categories in another order than in training, objects listed twice, rotated
+boxes, and, in a split that is evaluated, boxes and polygons that nothing can match. What means something else than COCO
+does, such as polygons of y and x, is an error.
+"""
+
+import codecs
+import collections
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .coco import CheckedSplit, CocoSplit, category_names
+from .images import SHARED_REMEDY, image_sizes, shared_files
+from .report import CORRECTED, ERROR, NOTE, Problem, some
+from .segmentations import cannot_be_evaluated, enclosing_box, has_strays, is_degenerate, segmentation_problem
+
+CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
+_COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
+_TOO_MANY = 0.2  # share of objects with the same defect, beyond which the file means something else
+_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
+_SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
+_ROUNDING = 2.0  # pixels by which tools let boxes and masks differ, however small they are
+
+
+@dataclass
+class Objects:
+    """The annotations whose image and category are listed, as arrays of N rows."""
+
+    positions: np.ndarray  # int64, in `annotations`
+    images: np.ndarray  # int64, in `images`
+    categories: np.ndarray  # int64, in `categories`
+    boxes: np.ndarray  # float64 [N, 4]: x, y, width, height in pixels
+    limits: np.ndarray  # float64 [N, 2]: width and height of the image
+    crowd: np.ndarray  # bool: marked iscrowd
+    ignore: np.ndarray  # bool: marked ignore
+
+    @classmethod
+    def of(cls, content: dict) -> 'Objects':
+        images = {image['id']: i for i, image in enumerate(content['images'])}
+        categories = {category['id']: i for i, category in enumerate(content['categories'])}
+        rows = [(position, images[a['image_id']], categories[a['category_id']], bool(a.get('iscrowd')), bool(a.get('ignore')))
+                for position, a in enumerate(content['annotations'])
+                if a['image_id'] in images and a['category_id'] in categories]
+        table = np.array(rows, dtype=np.int64).reshape(-1, 5)
+        boxes = np.array([content['annotations'][row[0]]['bbox'] for row in rows], dtype=float).reshape(-1, 4)
+        sizes = np.array([(image['width'], image['height']) for image in content['images']], dtype=float).reshape(-1, 2)
+        return cls(table[:, 0], table[:, 1], table[:, 2], boxes, sizes[table[:, 1]], table[:, 3] > 0, table[:, 4] > 0)
+
+
+def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
+                crowds: str | None = None) -> CheckedSplit:
+    """Inspects one split.
+
+    Args:
+        split: the split; its file is read if it was not.
+        wants_masks: whether the config's model learns masks.
+        evaluated: whether metrics are computed on it.
+        smallest: pixels; training leaves out images with a shorter side.
+        opens_images: compare some images' sizes with the annotations.
+        crowds: what instances marked `iscrowd` or `ignore` are: 'objects' as all others, or 'ignored'; None if nobody said so.
+    """
+    checked = CheckedSplit(split, evaluated)
+    _check_images(checked, smallest)
+    _check_categories(checked)
+    _check_ids(checked)
+    _check_references(checked)
+    objects = Objects.of(split.content)
+    if opens_images:
+        _check_sizes(checked, objects)
+    _check_fields(checked)
+    _check_rotation(checked, objects)
+    unused = _check_duplicates(checked, objects) | _check_boxes(checked, objects)
+    if wants_masks:
+        unused |= _check_segmentations(checked, objects)
+    unused |= _check_crowds(checked, objects, crowds)
+    _check_use(checked, objects, unused, smallest)
+    checked.summary = _summary(split)
+    return checked
+
+
+def _check_images(checked: CheckedSplit, smallest: int) -> None:
+    images, present = checked.split.content['images'], checked.split.present
+    checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
+    checked.renamed = {name: file for name, file in present.items() if name != file}
+    written = [name for name in checked.renamed if '\\' in name or not name.isascii()]
+    others = [f'{name} is {file}' for name, file in checked.renamed.items() if name not in written]
+    checked.needs_copy |= checked.tell(CORRECTED, 'file names written as on Windows, or in another Unicode form than the file\'s',
+                                       written, 'the files were found')
+    checked.needs_copy |= checked.tell(CORRECTED, 'images found by the last part of their names', others, needed=True,
+                                       correcting='the copy names the files')
+    checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
+    shared = shared_files(present, checked.split.image_dir)
+    checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
+    missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
+    checked.missing_images = set(missing)
+    checked.needs_copy |= checked.tell(CORRECTED, 'images without a file', list(missing.values()),
+                                       correcting='left out with their annotations')
+    if not checked.evaluated:
+        tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
+        checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
+
+
+def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
+    """Images whose files have another size than the annotations say, those that EXIF rotates apart."""
+    present, images = checked.split.present, checked.split.content['images']
+    compared = [i for i, image in enumerate(images) if image['file_name'] in present][::1 + len(images) // _COMPARED]
+    differences, stored = [], []
+    for i in compared:
+        name, wanted = images[i]['file_name'], (images[i]['width'], images[i]['height'])
+        sizes = image_sizes(os.path.join(checked.split.image_dir, present[name]))
+        if sizes is None or sizes[0] == wanted:  # a damaged one is reported with its name when it is read
+            continue
+        if sizes[1] == wanted:
+            stored.append(i)
+        else:
+            differences.append(f'{name} is {sizes[0][0]}×{sizes[0][1]}, not {wanted[0]}×{wanted[1]}')
+    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} inspected', differences)
+    ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
+    beyond, fits_upright = (ends > objects.limits + 1).any(1), (ends <= objects.limits[:, ::-1] + 1).all(1)
+    upright = set(objects.images[beyond].tolist()).intersection(stored) - set(objects.images[~fits_upright].tolist())
+    checked.tell(ERROR, f'images with the size as they are stored and boxes as they are shown, of {len(compared)} inspected',
+                 [images[i]['file_name'] for i in sorted(upright)],
+                 'EXIF data rotate these images: width and height have to be those of the rotated image')
+    checked.tell(NOTE, f'images annotated as they are stored, on their side, of {len(compared)} inspected',
+                 [images[i]['file_name'] for i in stored if i not in upright], 'they are read without the rotation')
+
+
+def _check_categories(checked: CheckedSplit) -> None:
+    categories = checked.split.content['categories']
+    ids, wanted = [category['id'] for category in categories], category_names(checked.split.content)
+    checked.tell(ERROR, 'category ids used twice', _twice(ids))
+    checked.tell(ERROR, 'category names used twice', _twice(wanted))
+    parents = [category['name'] for category in categories if category['name'] not in wanted]
+    checked.needs_copy |= checked.tell(CORRECTED, 'parents of the other categories, without instances', parents,
+                                       correcting='left out')
+    if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
+        text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
+        checked.problems.append(Problem(NOTE, checked.split.name, text))
+
+
+def _check_ids(checked: CheckedSplit) -> None:
+    """Ids that pycocotools, faster-coco-eval or MMDetection would not match, or not distinguish."""
+    for what, given in checked.split.changed_ids.items():
+        checked.needs_copy |= checked.tell(CORRECTED, f'{what} that are text, or numbers with a point',
+                                           list(map(repr, dict.fromkeys(given))), correcting='made whole numbers', needed=True)
+    annotations = checked.split.content['annotations']
+    # Of an object with id 0 pycocotools never says that it was found; faster-coco-eval neither of negative ones.
+    odd = [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations)
+           if type(a.get('id')) is not int or a['id'] < 1]
+    repeated = _twice(a['id'] for a in annotations if type(a.get('id')) is int and a['id'] >= 1)
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotation ids used twice or missing, or no whole numbers from 1',
+                                       repeated + odd, correcting='all are numbered anew', needed=True)
+
+
+def _check_references(checked: CheckedSplit) -> None:
+    """Annotations of images and categories that are not listed; many of them mean that ids are wrong."""
+    content = checked.split.content
+    annotations = content['annotations']
+    for key, part in (('image_id', 'images'), ('category_id', 'categories')):
+        listed = {entry['id'] for entry in content[part]}
+        unlisted = [a for a in annotations if a[key] not in listed]
+        what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
+        used = {a[key] for a in annotations if a[key] is not None}
+        shift = next((shift for shift in (1, -1) if unlisted and part == 'categories'
+                      and {number + shift for number in used} <= listed), None)
+        if shift:
+            checked.tell(ERROR, what, _named(unlisted), f'their category ids, {min(used)} to {max(used)}, are off by one: the '
+                         f'categories have {min(listed)} to {max(listed)}')
+        elif len(unlisted) > _TOO_MANY * len(annotations):
+            checked.tell(ERROR, what, _named(unlisted), f'too many to be annotation errors: {key}s and the ids of {part} do not '
+                         'belong together')
+        else:
+            checked.tell(NOTE, what, _named(unlisted), 'not used')
+
+
+def _check_fields(checked: CheckedSplit) -> None:
+    """`area` and `iscrowd`, scores, and how the text is encoded."""
+    annotations = checked.split.content['annotations']
+    unfilled = [a.get('area') is None or a.get('iscrowd') is None for a in annotations]
+    useless = [a.get('area') is not None and not a['area'] > 0 for a in annotations]
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', _named(annotations, unfilled),
+                                       correcting='filled in from the box', needed=True)
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', _named(annotations, useless),
+                                       correcting='filled in from the box', needed=True)
+    for position, annotation in enumerate(annotations):
+        if unfilled[position] or useless[position]:
+            area = annotation.get('area') or 0
+            checked.changes[position] = dict(iscrowd=annotation.get('iscrowd') or 0,
+                                             area=area if area > 0 else annotation['bbox'][2] * annotation['bbox'][3])
+    scores = [a['score'] for a in annotations if isinstance(a.get('score'), int | float)]
+    if scores:
+        checked.tell(NOTE, 'annotations with a score, as predictions have', scores,
+                     f'they go from {min(scores)} to {max(scores)}, and all are taken as truth')
+    with checked.split.ann_file.open('rb') as file:
+        start = file.read(4)
+    # As Windows tools write, and pycocotools cannot read.
+    marked = [checked.split.ann_file.name] if start.startswith(codecs.BOM_UTF8) or b'\0' in start else []
+    checked.needs_copy |= checked.tell(CORRECTED, 'text with a byte order mark, or in UTF-16', marked,
+                                       correcting='written anew', needed=True)
+
+
+def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
+    """CVAT writes the box of a rotated rectangle as it was before the rotation, and the angle beside it."""
+    annotations, images = checked.split.content['annotations'], checked.split.content['images']
+    rotated = []
+    for row, position in enumerate(objects.positions):
+        attributes = annotations[position].get('attributes')
+        angle = attributes.get('rotation') if isinstance(attributes, dict) else None
+        if not isinstance(angle, int | float) or not angle % 180:
+            continue
+        x, y, width, height = objects.boxes[row]
+        cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
+        size = np.array([width * cos + height * sin, width * sin + height * cos])
+        box = np.concatenate([np.array([x + width / 2, y + height / 2]) - size / 2, size])
+        outline = annotations[position].get('segmentation')
+        image = images[objects.images[row]]
+        if outline and not segmentation_problem(outline, image['height'], image['width']):
+            covered = np.array([enclosing_box(outline, image['height'], image['width'])])
+            if not _iou(covered, _corners(box[None]))[0] > _iou(covered, _corners(objects.boxes[row:row + 1]))[0]:
+                continue  # the box is that of the outline already
+        objects.boxes[row] = box
+        checked.changes.setdefault(int(position), {}).update(bbox=box.tolist())
+        rotated.append(annotations[position])
+    checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', _named(rotated), needed=True,
+                                       correcting='made the box around the rotated one')
+
+
+def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
+    """Objects that are listed twice in every detail; of two, pycocotools lets a prediction match one."""
+    annotations = checked.split.content['annotations']
+    first: dict[tuple, list[dict]] = {}
+    repeated = np.zeros(len(objects.positions), dtype=bool)
+    for row, position in enumerate(objects.positions):
+        annotation = annotations[position]
+        alike = first.setdefault((objects.images[row], objects.categories[row], *annotation['bbox']), [])
+        repeated[row] = any(other.get('segmentation') == annotation.get('segmentation')
+                            and bool(other.get('iscrowd')) == bool(annotation.get('iscrowd')) for other in alike)
+        if not repeated[row]:
+            alike.append(annotation)
+    positions = objects.positions[repeated].tolist()
+    checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', _named([annotations[i] for i in positions]),
+                                       correcting='left out', needed=True)
+    checked.left_out.update(positions)
+    return repeated
+
+
+def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
+    """Boxes without area or outside of their image; returns which are not used."""
+    content, boxes, limits = checked.split.content, objects.boxes, objects.limits
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    visible = np.minimum(high, limits) - np.maximum(low, 0)
+    flat = (boxes[:, 2:] <= 0).any(1)
+    outside = ~flat & (visible <= 0).any(1)
+    beyond = ~flat & ~outside & ((low < -1) | (high > limits + 1)).any(1)  # a pixel of rounding is common
+    tiny = ~flat & ~outside & (boxes[:, 2:] < 1).any(1)
+
+    def which(mask: np.ndarray) -> list[str]:
+        return [f'annotation {content["annotations"][objects.positions[row]].get("id", "without id")} of '
+                f'{content["images"][objects.images[row]]["file_name"]}' for row in np.flatnonzero(mask)]
+
+    does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
+            else dict(consequence='training leaves them out'))
+    checked.tell(CORRECTED, 'boxes without area', which(flat), **does)
+    checked.tell(CORRECTED, 'boxes outside the image', which(outside), **does)
+    if beyond.sum() > _TOO_MANY * len(boxes):
+        checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
+                     'too many to be annotation errors: COCO\'s boxes are x, y, width, height in pixels, not two corners')
+    else:
+        checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
+    if tiny.sum() > _TOO_MANY * len(boxes):
+        checked.tell(ERROR, 'boxes smaller than a pixel', which(tiny),
+                     'too many to be annotation errors: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
+    else:
+        checked.tell(NOTE, 'boxes smaller than a pixel', which(tiny), 'training leaves them out')
+    checked.left_out.update(objects.positions[flat | outside].tolist())
+    checked.needs_copy |= checked.evaluated and bool((flat | outside).any())
+    return flat | outside | (tiny & (not checked.evaluated))
+
+
+def _check_segmentations(checked: CheckedSplit, objects: Objects) -> np.ndarray:
+    """Masks that are missing, cannot be read, or lie elsewhere than their boxes; returns which objects are not used."""
+    content = checked.split.content
+    annotations = content['annotations']
+    lacking, unreadable, strays = [], [], []
+    degenerate = np.zeros(len(objects.positions), dtype=bool)
+    covered = np.full((len(objects.positions), 4), np.nan)
+    for row, position in enumerate(objects.positions):
+        annotation, image = annotations[position], content['images'][objects.images[row]]
+        segmentation = annotation.get('segmentation')
+        if not segmentation:
+            lacking.append(annotation)
+        elif text := segmentation_problem(segmentation, image['height'], image['width']):
+            unreadable.append(f'annotation {annotation.get("id", "without id")} of {image["file_name"]} {text}')
+        elif is_degenerate(segmentation):
+            degenerate[row] = True
+        else:
+            covered[row] = enclosing_box(segmentation, image['height'], image['width'])
+            if has_strays(segmentation):
+                strays.append(annotation)
+    checked.tell(ERROR, 'annotations with a box but no mask', _named(lacking),
+                 'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
+    checked.tell(ERROR, 'outlines that cannot be read', unreadable)
+    _check_masks_in_boxes(checked, objects, covered)
+    without_points = _named([annotations[i] for i in objects.positions[degenerate]])
+    points, parts = 'outlines of fewer than three points', 'outlines with parts of an odd count or fewer than three points'
+    if not checked.evaluated:
+        checked.tell(NOTE, points, without_points, 'training leaves them out')
+        return degenerate
+    stops = any(cannot_be_evaluated(annotation['segmentation']) for annotation in strays)
+    checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
+    checked.needs_copy |= checked.tell(CORRECTED, parts, _named(strays), correcting='these parts are left out', needed=stops)
+    checked.left_out.update(objects.positions[degenerate].tolist())
+    return degenerate
+
+
+def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.ndarray) -> None:
+    """Whether masks lie in their boxes; where many do not, what their numbers are instead."""
+    known = np.flatnonzero(~np.isnan(covered).any(1))
+    away = known[~_belong(covered[known], _corners(objects.boxes[known]))]
+    annotations = checked.split.content['annotations']
+    named = _named([annotations[i] for i in objects.positions[away]])
+    if len(away) <= _TOO_MANY * len(known):
+        checked.tell(NOTE, 'masks that do not lie in their boxes', named, 'look at them: one of both is wrong')
+        return
+    boxes, limits = _corners(objects.boxes[away]), np.tile(objects.limits[away], 2)
+    factor = np.median((covered[away, 2:] - covered[away, :2]) / np.maximum(objects.boxes[away, 2:], 1e-9))
+    shift = np.tile(np.median(covered[away, :2] - boxes[:, :2], axis=0), 2)
+    means = {
+        'their points are shares of the image from 0 to 1, and COCO\'s are pixels': covered[away] * limits,
+        'their points are y, x, and COCO\'s are x, y': covered[away][:, [1, 0, 3, 2]],
+        'their run lengths go by rows, and COCO\'s go by columns': _by_rows(checked, objects, away),
+        f'they are {factor:.3g} times as large as their boxes: of images of another size?': covered[away] / max(factor, 1e-9),
+        f'they lie {shift[0]:+.0f} pixels to the right and {shift[1]:+.0f} down of their boxes': covered[away] - shift}
+    fits = {text: _belong(boxes_there, boxes).mean() for text, boxes_there in means.items()}
+    likely = max(fits, key=fits.__getitem__)
+    checked.tell(ERROR, 'masks that do not lie in their boxes', named,
+                 likely if fits[likely] > 0.5 else 'masks and boxes are of different images or objects')
+
+
+def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.ndarray:
+    content = checked.split.content
+    boxes = np.full((len(rows), 4), np.nan)
+    for i, row in enumerate(rows):
+        image = content['images'][objects.images[row]]
+        segmentation = content['annotations'][objects.positions[row]]['segmentation']
+        if isinstance(segmentation, dict):
+            boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
+    return boxes
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """x, y, width, height → x1, y1, x2, y2, all `[N, 4]`."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes x1, y1, x2, y2, row by row: `[N]`."""
+    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
+    common = sides.prod(1)
+    return common / np.maximum((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - common, 1e-9)
+
+
+def _belong(covered: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether boxes x1, y1, x2, y2 are the same but for rounding and inexact drawing, row by row; not if one is NaN."""
+    with np.errstate(invalid='ignore'):
+        return (_iou(covered, boxes) >= _SAME_BOX) | (np.abs(covered - boxes).max(1) <= _ROUNDING)
+
+
+def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -> np.ndarray:
+    """Objects marked iscrowd or ignore, which many tools write for what is no crowd; returns which are not used."""
+    marked = objects.crowd | objects.ignore
+    rows = np.flatnonzero(marked)
+    what = 'instances marked iscrowd or ignore'
+    if crowds == 'objects':
+        checked.needs_copy |= checked.tell_counts(CORRECTED, what, _by_class(checked, objects, marked),
+                                                  correcting='taken as objects like all others')
+        for position in objects.positions[rows].tolist():
+            checked.changes.setdefault(position, {}).update(iscrowd=0, ignore=0)
+        return np.zeros_like(marked)
+    if checked.evaluated and objects.ignore.any():  # pycocotools looks at iscrowd alone
+        for position in objects.positions[objects.ignore].tolist():
+            checked.changes.setdefault(position, {}).update(iscrowd=1)
+        checked.needs_copy = True
+    totals = np.bincount(objects.categories, minlength=len(checked.split.content['categories']))
+    marks = np.bincount(objects.categories[rows], minlength=len(totals))
+    only = (totals > 0) & (marks == totals)
+    if only.any() and crowds is None:
+        checked.tell_counts(
+            ERROR, 'instances marked iscrowd or ignore, as are all of their class',
+            _by_class(checked, objects, only[objects.categories]),
+            'nothing would be learnt or counted of them; datumaro, supervision and CVAT\'s brush mark ordinary masks so: '
+                     '--iscrowd objects takes all as objects; --iscrowd ignored if they are crowds')
+    others = marked & ~only[objects.categories] if crowds is None else marked
+    checked.tell_counts(NOTE, what, _by_class(checked, objects, others),
+                        'training does not learn them, and evaluation does not count them')
+    return marked
+
+
+def _by_class(checked: CheckedSplit, objects: Objects, mask: np.ndarray) -> collections.Counter:
+    """How many objects of a mask there are by class name."""
+    categories = checked.split.content['categories']
+    return collections.Counter(categories[i]['name'] for i in objects.categories[mask])
+
+
+def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smallest: int) -> None:
+    """How many objects are used of those in the file, by class; and classes that have none."""
+    content = checked.split.content
+    names = {category['id']: category['name'] for category in content['categories']}
+    missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
+    small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
+    unused = unused | missing[objects.images] | (small[objects.images] & (not checked.evaluated))
+    in_file = collections.Counter(names.get(a['category_id'], 'not listed') for a in content['annotations'])
+    used = _by_class(checked, objects, ~unused)
+    checked.instances = used
+    lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
+    does = 'evaluation counts' if checked.evaluated else 'training uses'
+    text = f'{does} {used.total()} of {in_file.total()} instances'
+    if not used.total():
+        checked.problems.append(Problem(ERROR, checked.split.name, f'{text}: each of them has a defect that is named here'))
+    elif lost:
+        shares = [f'{count} of {in_file[name]} {name}' for name, count in sorted(lost.items(), key=lambda item: -item[1])]
+        checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))
+    if not checked.evaluated:
+        checked.tell(NOTE, 'classes without an instance', [name for name in category_names(content) if not used[name]])
+
+
+def _named(annotations: Sequence[dict], mask: Sequence[bool] | None = None) -> list[str]:
+    """'annotation 7' for each, or for those of a mask."""
+    return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if mask is None or mask[i]]
+
+
+def _twice(values) -> list:
+    return [value for value, count in collections.Counter(values).items() if count > 1]
+
+
+def _summary(split: CocoSplit) -> str:
+    images, annotations = split.content['images'], split.content['annotations']
+    annotated = {a['image_id'] for a in annotations}
+    empty = sum(image['id'] not in annotated for image in images)
+    ends = [choose(images, key=lambda image: image['height'] * image['width']) for choose in (min, max)]
+    sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
+    areas = np.array([a.get('area') or a['bbox'][2] * a['bbox'][3] for a in annotations], dtype=float)
+    small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()
+    return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
+            f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '
+            f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')

@@ -1,0 +1,97 @@
+"""Images found by the names that annotations give them, wherever they lie below a folder."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from .report import is_image, split_of
+
+# Folders of masks, whose files bear the names of the images.
+MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
+_SPLITS = ('train', 'val', 'test')
+_OF_SYSTEMS = ('__MACOSX',)  # folders that archives of macOS bring along
+
+
+def is_hidden(name: str) -> bool:
+    """Files and folders that systems and editors make: `._a.png`, `.ipynb_checkpoints`, `__MACOSX`."""
+    return name.startswith('.') or name in _OF_SYSTEMS
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, hidden ones left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+class ImageIndex:
+    """All images below a folder, by the last part of their names; the folder is read when it is first asked for.
+
+    Args:
+        root: the folder.
+        split: 'train', 'val' or 'test': folders named as another one of these are left out.
+    """
+
+    def __init__(self, root: Path, split: str = ''):
+        self.root, self.split = root, split
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[tuple[str, ...]]]:
+        """Parts of paths within the root, by name and by name without suffix."""
+        found = defaultdict(list)
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not is_hidden(name) and self._may_hold_images(name))
+            inside = PurePosixPath(os.path.relpath(folder, self.root)).parts
+            for name in sorted(files):
+                if is_image(name) and not is_hidden(name):
+                    for key in {_key(name), _key(os.path.splitext(name)[0])}:
+                        found[key].append((*inside, name))
+        return found
+
+    def _may_hold_images(self, folder: str) -> bool:
+        is_other_split = self.split in _SPLITS and split_of(folder) not in (None, self.split)
+        return not is_other_split and folder.lower() not in MASK_FOLDERS and 'mask' not in folder.lower() \
+            and not folder.lower().startswith('segmentation')
+
+    def find(self, name: str) -> str | None:
+        """The one image that a name of another machine means, as a path within the root; None if there is none, or several.
+
+        Args:
+            name: as `/home/anna/images/a.jpg`, `..\\images\\a.JPG`, `/data/local-files/?d=images/a%20b.jpg`, or `a` for `a.jpg`.
+        """
+        wanted = _parts(name)
+        if not wanted:
+            return None
+        candidates = self._by_key.get(_key(wanted[-1]), [])
+        common = [_common_end(parts, wanted) for parts in candidates]
+        best = [parts for parts, count in zip(candidates, common, strict=True) if count == max(common)]
+        return '/'.join(best[0]) if len(best) == 1 else None
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def _parts(name: str) -> list[str]:
+    text = unquote(name.rpartition('?d=')[2]).replace('\\', '/')
+    return [part for part in text.split('/') if part not in ('', '.', '..')]
+
+
+def _common_end(path: tuple[str, ...], wanted: list[str]) -> int:
+    """How many parts two paths have in common before their last ones, from the end."""
+    count = 0
+    for mine, theirs in zip(reversed(path[:-1]), reversed(wanted[:-1]), strict=False):
+        if _key(mine) != _key(theirs):
+            break
+        count += 1
+    return count
+
+
+def walk_folders(root: Path, depth: int) -> Iterator[Path]:
+    """A folder and those in it, as many levels down."""
+    yield root
+    if depth:
+        for folder in subfolders(root):
+            yield from walk_folders(folder, depth - 1)
