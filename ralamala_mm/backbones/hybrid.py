@@ -37,13 +37,14 @@ MAX_BLOCK_GRAPHS = 64
 _logged: set[tuple[str, str]] = set()  # a run, and a line that its logger was given
 
 
-def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype, backend: str | None) -> None:
+def _log_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype, backend: str | None,
+                  is_compiled: bool) -> None:
     """Has kernels checked before their first use, and logs once to each run's logger which backends compute the attentions.
 
     To MMEngine's current logger. Where nobody made one, which is outside of its runners and of our tools, to Python's logger
     `ralamala_mm`, which shows nothing by default.
     """
-    line = describe_backends(stages, device, dtype, backend)
+    line = describe_backends(stages, device, dtype, backend, is_compiled)
     logger = MMLogger.get_current_instance() if MMLogger._instance_dict else logging.getLogger('ralamala_mm')
     run = getattr(logger, 'instance_name', logger.name)  # all of MMEngine's loggers are called mmengine
     if (run, line) not in _logged:
@@ -89,13 +90,13 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         drop_path_rate: rate of stochastic depth at the last block, rising linearly from 0; None takes the variant's.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages (weights and statistics).
         norm_eval: keep batch norms at their stored statistics while training.
-        norm_cfg: normalization of stem and downsampling. The released models train synchronised batch norm.
+        norm_cfg: normalization of stem and downsampling. The released models train synchronized batch norm.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         compile: run the blocks through torch.compile; a dict gives its options. No names in the state dict change.
         channels_last: memory format that images enter in, which stem, `pos` and `downsample` keep; LayerNorm makes the rest
             of a block channels-last in either case, and maps are returned contiguous.
         pretrained: path or URL of weights; short for `init_cfg=dict(type='Pretrained', checkpoint=…)`.
-        init_cfg: initialisation as in MMEngine; takes the place of `pretrained`, which the configs here set.
+        init_cfg: initialization as in MMEngine; takes the place of `pretrained`, which the configs here set.
         linear_stages: stages, from 0, whose blocks have linear attention; those of the others have softmax attention. None
             takes the family's, (0, 1) of RAVLT and MALA; their released weights are refused for others. With all four, time
             grows with the number of pixels.
@@ -108,6 +109,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
 
     linear_attention: ClassVar[str]  # a name in `ops.ATTENTIONS`
     family: ClassVar[Family | None] = None
+    backend: str | None = None  # as `set_backend` resolved it
 
     def __init__(self, arch: str | dict = 's', in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_path_rate: float | None = None, frozen_stages: int = -1, norm_eval: bool = False,
@@ -125,6 +127,8 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
         self.linear_stages = resolve_linear_stages(linear_stages, self.family)
+        if compile and resolve_backend(backend) == 'onednn':
+            raise OptionError("backend onednn is not available with compile: torch.compile makes the graphs itself")
         self.channels_last = channels_last
         self._is_fused = False
         self._compile_options = compile
@@ -176,7 +180,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image `[B, in_channels, H, W]` of any size → one map `[B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉]` per out_indices."""
         if has_values(x) and not torch.jit.is_tracing():
-            _log_backends(self._attentions, x.device, compute_dtype(x), self.backend)
+            _log_backends(self._attentions, x.device, compute_dtype(x), self.backend, bool(self._compile_options))
         x = self.patch_embed(x.contiguous(memory_format=self.memory_format))
         maps = []
         for i, stage in enumerate(self.layers):
@@ -190,7 +194,7 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         return tuple(maps)
 
     def set_backend(self, name: str | None) -> None:
-        """Has the attentions, and what is around them, computed by another backend.
+        """Has the attentions, and what is around them, computed by another backend; not between a forward and its backward pass.
 
         Args:
             name: as the argument `backend`.

@@ -1,4 +1,4 @@
-"""The attentions as pure functions of q, k, v, each in a plain and in faster paths."""
+"""The attentions as pure functions of q, k, v, each with a plain and faster backends."""
 
 from .dispatch import (
     ATTENTIONS,

@@ -58,13 +58,12 @@ def attend(attention: str, q: Tensor, k: Tensor, v: Tensor, rotary: RotaryTable,
 
 
 def _module(attention: str, q: Tensor, backend: str | None) -> ModuleType:
-    name = selected_backend(attention, q.device, q.dtype, q.shape[-1], backend, may_check=has_values(q))
+    name = selected_backend(attention, q.device, q.dtype, q.shape[-1], backend, has_values(q), q.shape[-2])
     if name == 'triton':
         from . import triton  # imported only where it is used: it needs Triton
 
         return triton
-    if attention == 'softmax_attention' and onednn.applies(q) and (name == 'onednn' or (
-            backend is None and onednn.is_faster(q.shape[-2]))):
+    if name == 'onednn' and onednn.applies(q):
         return onednn
     return naive if name == 'naive' else eager
 
@@ -86,12 +85,12 @@ def resolve_backend(name: str | None = None) -> str | None:
     source = BACKEND_VARIABLE if name is None else 'backend'
     name = (os.environ.get(BACKEND_VARIABLE) or AUTO) if name is None else name
     if name not in (AUTO, *BACKENDS):
-        raise OptionError(f'{source}={name} is not known; choose one of {", ".join(BACKENDS)}')
+        raise OptionError(f'{source}={name} is not known; choose one of {", ".join((AUTO, *BACKENDS))}')
     return None if name == AUTO else name
 
 
 def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None = None,
-                     may_check: bool = True) -> str:
+                     may_check: bool = True, length: int = 0) -> str:
     """The backend for an attention on tokens `[B, N, L, head_dim]`.
 
     Args:
@@ -99,25 +98,31 @@ def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, h
         device: of the tokens.
         dtype: of the tokens.
         head_dim: channels per head.
-        backend: the one to use, None for the fastest.
+        backend: the one to use, None or 'auto' for the fastest.
         may_check: whether kernels that were not checked yet may be run now; if not, eager is taken for this call.
+        length: L.
 
     Raises:
-        OptionError: the backend asked for is not available for such tokens.
+        OptionError: the backend asked for does not exist, or is not available for such tokens.
     """
-    if backend in ('naive', 'eager') or (backend is None and device.type != 'cuda'):
-        return backend or 'eager'
+    backend = resolve_backend(backend or AUTO)
+    if backend in ('naive', 'eager') or (backend == 'onednn' and attention != 'softmax_attention'):
+        return 'naive' if backend == 'naive' else 'eager'
+    if backend is None and device.type != 'cuda':
+        through_onednn = (attention == 'softmax_attention' and onednn.obstacle(device, dtype) is None
+                          and onednn.is_faster(length))
+        return 'onednn' if through_onednn else 'eager'
     problem = (onednn.obstacle(device, dtype) if backend == 'onednn'
                else _why_no_kernels(attention, device, dtype, head_dim, may_check, backend is not None))
     if problem is None:
         return backend or 'triton'
     if backend:
-        raise OptionError(f'backend {backend} is not available here: {problem}')
+        raise OptionError(f'backend {backend} (argument backend, or {BACKEND_VARIABLE}) is not available here: {problem}')
     return 'eager'
 
 
 def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.device, dtype: torch.dtype,
-                      backend: str | None = None) -> str:
+                      backend: str | None = None, is_compiled: bool = False) -> str:
     """One line for a log: which backend computes the attention of each stage. Kernels are checked if they were not yet.
 
     Args:
@@ -125,28 +130,32 @@ def describe_backends(stages: Sequence[tuple[int, str, int]], device: torch.devi
         device: of the tokens.
         dtype: of the tokens.
         backend: the one to use, None for the fastest.
+        is_compiled: whether torch.compile makes the graphs, in which oneDNN's attention has no part.
 
     Raises:
         OptionError: as in `selected_backend`.
     """
-    rows = [(_describe(attention, device, dtype, head_dim, backend), number) for number, attention, head_dim in stages]
+    rows = [(_describe(attention, device, dtype, head_dim, backend, is_compiled), number)
+            for number, attention, head_dim in stages]
     groups = [(text, [number for _, number in group]) for text, group in groupby(rows, key=lambda row: row[0])]
     parts = [f'{text}, stage {run[0]}' if len(run) == 1 else f'{text}, stages {run[0]}–{run[-1]}' for text, run in groups]
     return f'attention: {"; ".join(parts)} ({device}, {_name(dtype)}{", forced" if backend else ""})'
 
 
-def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None) -> str:
+def _describe(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None,
+              is_compiled: bool) -> str:
     if ATTENTIONS[attention] not in _WITH_BACKENDS:
         return f'{attention} (one implementation)'
     name = selected_backend(attention, device, dtype, head_dim, backend)
-    problem = _problems.get((attention, device, dtype, head_dim))
+    problem = _problems.get((attention, device, dtype, head_dim)) if device.type == 'cuda' else None
     if name == 'triton' and attention == 'softmax_attention':
         return "PyTorch's softmax attention (rotary: triton)"
     if name == 'eager' and problem and backend is None:
         return f'eager ({problem.summary})'
-    if attention == 'softmax_attention' and backend is None and onednn.obstacle(device, dtype) is None and onednn.mkl_is_slow():
+    if name == 'eager' and not is_compiled and selected_backend(
+            attention, device, dtype, head_dim, backend, length=onednn.SHORTEST) == 'onednn':
         return f'eager (onednn from {onednn.SHORTEST} to {onednn.LONGEST} tokens)'
-    return 'eager' if name == 'onednn' and attention != 'softmax_attention' else name
+    return name
 
 
 class _Problem(NamedTuple):
@@ -174,9 +183,13 @@ def _why_no_kernels(attention: str, device: torch.device, dtype: torch.dtype, he
             if key not in _problems:
                 _problems[key] = _decide(*key)
     problem = _problems[key]
-    if problem and problem.is_fault and not forced and problem.sentence not in _reported:
-        _reported.add(problem.sentence)
-        warnings.warn(f'{problem.sentence}; the eager backend is used for the rest of this process', RuntimeWarning, stacklevel=2)
+    if problem and problem.is_fault and not forced:
+        with _lock:
+            is_new = problem.sentence not in _reported
+            _reported.add(problem.sentence)
+        if is_new:
+            warnings.warn(f'{problem.sentence}; the eager backend is used for the rest of this process', RuntimeWarning,
+                          stacklevel=2)
     return problem and problem.sentence
 
 

@@ -121,7 +121,8 @@ def raise_if_unusable(device: torch.device, fault: Exception) -> None:
         torch.ones(1, device=device).sum().item()
     except RuntimeError as error:
         raise UserError(f'a Triton kernel left {device} unusable for this process ({" ".join(str(fault).split())[:300]}): start '
-                        'again with RALAMALA_BACKEND=eager, and please report it') from error
+                        'again with RALAMALA_BACKEND=eager (or backend=eager where a config sets it), and please '
+                        'report it') from error
 
 
 def _inputs(device: torch.device, dtype: torch.dtype, head_dim: int,

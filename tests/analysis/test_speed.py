@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ralamala_mm import ops
 from ralamala_mm.analysis.roofline import Rates
 from ralamala_mm.analysis.speed import (
     Measurement,
@@ -78,7 +79,13 @@ def test_names_of_configs():
 def test_an_attention_alone(kind: str):
     task = Task(kind, 'forward+backward', (2, 3, 35, 16), 'eager', 'cpu', 'float32', 1)
     workload = prepare(task)
-    workload.run(workload.fresh_data())
+    with pytest.MonkeyPatch.context() as patch:
+        used = []
+        attend = ops.attend
+        patch.setattr(ops, 'attend', lambda *args, backend: used.append(backend) or attend(*args, backend=backend))
+        workload = prepare(task)
+        workload.run(workload.fresh_data())
+    assert used == ['eager']
     maps = {'rala': 5 + 9, 'mala': 4 + 7, 'softmax_attention': 4 + 8}[kind]
     assert floor_of(task, Rates(1.0, 100.0)) == maps * 2 * 3 * 35 * 16 * 4 / 100
 
@@ -101,6 +108,7 @@ def test_a_training_step_changes_the_weights(config: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     workload = prepare(Task(config, 'train', (2, 3, 64, 64), 'eager', 'cpu', 'float32', 1))
     model = next(cell.cell_contents for cell in workload.run.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
+    assert model.backbone.backend == 'eager'
     before = model.backbone.patch_embed.proj[0].weight.clone()
     workload.run(workload.fresh_data())
     assert not torch.equal(before, model.backbone.patch_embed.proj[0].weight)

@@ -272,10 +272,10 @@ def test_rotary_tables_are_kept_for_a_grid_and_outlive_inference_mode():
     sum(result.sum() for result in backbone(torch.randn(1, 3, 32, 48))).backward()
 
 
-@pytest.mark.parametrize(('backbone_class', 'path'), [(RAVLT, 'eager'), (MALA, 'triton')])
-def test_blocks_compile_to_one_graph_for_all_sizes(backbone_class: type, path: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(('backbone_class', 'backend'), [(RAVLT, 'eager'), (MALA, 'triton')])
+def test_blocks_compile_to_one_graph_for_all_sizes(backbone_class: type, backend: str, monkeypatch: pytest.MonkeyPatch):
     """Traced and differentiated as by torch.compile, without the minutes of making code from it."""
-    monkeypatch.setenv('RALAMALA_BACKEND', path)
+    monkeypatch.setenv('RALAMALA_BACKEND', backend)
     torch._dynamo.reset()
     torch.manual_seed(0)
     backbone = backbone_class(TINY, norm_cfg=dict(type='BN'), drop_path_rate=0.3).train()
@@ -321,7 +321,7 @@ def wrap(block: nn.Module) -> None:
 
 @pytest.mark.parametrize('backend', ['eager', 'naive'])
 def test_layers_that_are_wrapped_pruned_or_hooked_take_part(backend: str, monkeypatch: pytest.MonkeyPatch):
-    """Each of them changes the result of one block; the paths agree on what it is, and on all gradients."""
+    """Each of them changes the result of one block; the backends agree on what it is, and on all gradients."""
     monkeypatch.setenv('RALAMALA_BACKEND', backend)
     torch.manual_seed(0)
     plain = RAVLT(TINY, norm_cfg=dict(type='BN')).eval()

@@ -33,10 +33,10 @@ def load_case(case: str) -> tuple:
     return backbone, image, np.load(DATA / f'{case}.npz')
 
 
-@pytest.mark.parametrize('path', ['naive', 'eager', 'triton'])
+@pytest.mark.parametrize('backend', ['naive', 'eager', 'onednn', 'triton'])
 @pytest.mark.parametrize('case', CASES)
-def test_outputs_and_gradients(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', path)
+def test_outputs_and_gradients(case: str, backend: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('RALAMALA_BACKEND', backend)
     backbone, image, reference = load_case(case)
     image.requires_grad_()
     maps = backbone.eval()(image)
@@ -55,10 +55,10 @@ def test_outputs_and_gradients(case: str, path: str, monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(norms, reference['param_grad_norms'], rtol=1e-3)
 
 
-@pytest.mark.parametrize('path', ['naive', 'eager', 'triton'])
+@pytest.mark.parametrize('backend', ['naive', 'eager', 'onednn', 'triton'])
 @pytest.mark.parametrize('case', CASES)
-def test_training_mode_uses_batch_statistics(case: str, path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('RALAMALA_BACKEND', path)
+def test_training_mode_uses_batch_statistics(case: str, backend: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('RALAMALA_BACKEND', backend)
     backbone, image, reference = load_case(case)
     for i, result in enumerate(backbone.train()(image)):
         assert relative_error(result.detach(), reference[f'train_out{i}']) < 2e-5

@@ -81,11 +81,35 @@ def test_the_backend_is_selected_or_forced(monkeypatch: pytest.MonkeyPatch):
     assert ops.selected_backend('rala', torch.device('cpu'), torch.float32, 64) == 'eager'
     for name in ('naive', 'eager', 'triton'):
         assert ops.selected_backend('rala', DEVICE, torch.float32, 64, name) == name
-    assert ops.selected_backend('rala', torch.device('cpu'), torch.float32, 64, 'onednn') == 'onednn'
-    with pytest.raises(OptionError, match=r'backend triton is not available here: .* no kernels for torch.float64'):
+    assert ops.selected_backend('softmax_attention', torch.device('cpu'), torch.float32, 64, 'onednn') == 'onednn'
+    assert ops.selected_backend('rala', torch.device('cpu'), torch.bfloat16, 64, 'onednn') == 'eager'
+    assert ops.selected_backend('rala', torch.device('cpu'), torch.float32, 64, 'auto') == 'eager'
+
+
+def test_models_that_were_pickled_without_a_backend_select_one():
+    backbone = MALA(TINY, norm_cfg=dict(type='BN')).eval()
+    for module in backbone.modules():
+        vars(module).pop('backend', None)
+    assert backbone(torch.rand(1, 3, 32, 32))[0].shape == (1, 16, 8, 8)
+
+
+def test_the_log_says_where_onednn_computes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dispatch.onednn, 'mkl_is_slow', lambda: True)
+    stages, cpu = [(2, 'mala', 16), (3, 'softmax_attention', 16)], torch.device('cpu')
+    expected = 'attention: eager, stage 2; eager (onednn from 1000 to 5000 tokens), stage 3 (cpu, float32)'
+    assert ops.describe_backends(stages, cpu, torch.float32) == expected
+    assert ops.describe_backends(stages, cpu, torch.float32, is_compiled=True) == 'attention: eager, stages 2–3 (cpu, float32)'
+    assert ops.describe_backends(stages, cpu, torch.float32, 'onednn') == (
+        'attention: eager, stage 2; onednn, stage 3 (cpu, float32, forced)')
+
+
+def test_a_backend_that_is_not_available():
+    with pytest.raises(OptionError, match=r'backend triton .* is not available here: .* no kernels for torch.float64'):
         ops.selected_backend('rala', DEVICE, torch.float64, 64, 'triton')
-    with pytest.raises(OptionError, match=r'backend onednn is not available here: .* float32 on CPUs, not for float16 on cpu'):
-        ops.selected_backend('rala', torch.device('cpu'), torch.float16, 64, 'onednn')
+    with pytest.raises(OptionError, match=r'backend onednn .* is not available here: .* float32 on CPUs, not for float16 on cpu'):
+        ops.selected_backend('softmax_attention', torch.device('cpu'), torch.float16, 64, 'onednn')
+    with pytest.raises(OptionError, match='backend=fast is not known'):
+        ops.rala(*make_tokens(), 'fast')
 
 
 def test_the_environment_is_read_when_a_backbone_is_built(monkeypatch: pytest.MonkeyPatch):
@@ -94,10 +118,12 @@ def test_the_environment_is_read_when_a_backbone_is_built(monkeypatch: pytest.Mo
     assert MALA(TINY, norm_cfg=dict(type='BN'), backend='auto').backend is None
     monkeypatch.setenv('RALAMALA_BACKEND', 'fastest')
     assert {module.backend for module in backbone.modules() if hasattr(module, 'backend')} == {'naive'}
-    with pytest.raises(OptionError, match='RALAMALA_BACKEND=fastest is not known; choose one of naive, eager, onednn, triton'):
+    with pytest.raises(OptionError, match='RALAMALA_BACKEND=fastest is not known; choose one of auto, naive, eager, onednn'):
         MALA(TINY, norm_cfg=dict(type='BN'))
     with pytest.raises(OptionError, match='backend=fast is not known'):
         backbone.set_backend('fast')
+    with pytest.raises(OptionError, match='backend onednn is not available with compile'):
+        MALA(TINY, norm_cfg=dict(type='BN'), backend='onednn', compile=True)
     with use_backend(nn.Sequential(backbone), 'eager'):
         assert {block.backend for stage in backbone.layers for block in stage.blocks} == {'eager'}
     assert {block.attn.backend for stage in backbone.layers for block in stage.blocks} == {'naive'}
@@ -161,8 +187,8 @@ def test_after_a_fault_no_other_kernels_are_tried(monkeypatch: pytest.MonkeyPatc
 
 def test_forced_kernels_that_are_broken_are_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernels, '_feature_gradient', wrong_feature_gradient)
-    message = ('backend triton is not available here: the Triton kernels of rala failed their check .* gradient of q: '
-               'error')
+    message = (r'backend triton \(argument backend, or RALAMALA_BACKEND\) is not available here: the Triton kernels of rala '
+               'failed their check .* gradient of q: error')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for _ in range(2):
@@ -265,7 +291,7 @@ def test_a_traced_model_checks_before_and_outside_its_graph(broken: bool, monkey
 
 
 def select_as_on_gpus(attention: str, device: torch.device, dtype: torch.dtype, head_dim: int, backend: str | None = None,
-                      may_check: bool = True) -> str:
+                      may_check: bool = True, length: int = 0) -> str:
     """`selected_backend` of a GPU, for tokens on any device."""
     return 'eager' if dispatch._why_no_kernels(attention, device, dtype, head_dim, may_check, False) else 'triton'
 

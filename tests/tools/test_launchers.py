@@ -1,6 +1,5 @@
 """The launchers: what they refuse, what Slurm is given, and that signals and exit codes pass through."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tool_modules import load_tool
 
 from ralamala_mm.engine.elastic import exit_code
 from ralamala_mm.errors import UserError
@@ -28,10 +28,7 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in list(os.environ):
         if name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'JOIN_TIMEOUT') or name.startswith('PET_'):
             monkeypatch.delenv(name)
-    specification = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_tool('launch')
 
 
 @pytest.mark.parametrize(('arguments', 'expected'), [

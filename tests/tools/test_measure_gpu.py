@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import util
 from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from tool_modules import load_tool
 
 from ralamala_mm.analysis.roofline import Rates
 from ralamala_mm.analysis.speed import Measurement
@@ -26,12 +26,8 @@ ON_CPU = ['--device', 'cpu', '--size', '64', '96', '--runs', '1']
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = util.spec_from_file_location('measure_gpu', SCRIPT.with_suffix('.py'))
-    module = util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, 'measure_gpu', module)
     monkeypatch.setattr(sys, 'path', sys.path.copy())
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('analysis_tools/measure_gpu')
 
 
 @pytest.mark.slow

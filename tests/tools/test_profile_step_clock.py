@@ -154,6 +154,31 @@ def test_the_backward_pass_is_divided(wait: Wait):
     assert not neck._forward_pre_hooks
 
 
+def test_nothing_within_a_module_is_followed(wait: Wait):
+    """Neither methods, nor modules that are parts themselves."""
+    head, inner = Head(wait), Layer(wait)
+    outer = nn.Sequential(inner, Calling(head))
+    clock = PartClock('rest', modules=[(outer, 'outer'), (inner, 'inner')], methods=[(head, 'loss', 'losses')])
+    head.loss = head.loss  # an attribute of the object already
+    with clock:
+        outer(torch.ones(4))
+        head.loss()
+    assert clock.seconds == {'rest': 0, 'outer': 3 + 3, 'losses': 3}
+    assert 'loss' in vars(head)
+    head.loss()
+    assert clock.whole == 9
+
+
+class Calling(nn.Module):
+    def __init__(self, head: Head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.loss()
+        return x
+
+
 class Step:
     """A head on each of the neck's maps."""
 

@@ -84,13 +84,13 @@ class PartClock:
         self._methods = list(methods)
         self._backwards = list(backwards)
         self._running: list[str] = []  # innermost last
-        self._is_in_module = False
+        self._modules_running = 0
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> 'PartClock':
         for module, part in self._modules:
-            self._undo += [module.register_forward_pre_hook(lambda *_, part=part: self._enter(part, module=True)).remove,
-                           module.register_forward_hook(lambda *_: self._leave(), always_call=True).remove]
+            self._undo += [module.register_forward_pre_hook(lambda *_, part=part: self._enter_module(part)).remove,
+                           module.register_forward_hook(lambda *_: self._leave_module(), always_call=True).remove]
         for module, part in self._backwards:
             self._undo.append(module.register_forward_hook(
                 lambda _, inputs, maps, part=part: self._divide_backward(maps, part)).remove)
@@ -112,13 +112,21 @@ class PartClock:
         self.seconds[self._running[-1]] += read - self._read
         self._read = read
 
-    def _enter(self, part: str, module: bool = False) -> None:
+    def _enter_module(self, part: str) -> None:
+        self._modules_running += 1
+        if self._modules_running == 1:
+            self._enter(part)
+
+    def _leave_module(self) -> None:
+        self._modules_running -= 1
+        if self._modules_running == 0:
+            self._leave()
+
+    def _enter(self, part: str) -> None:
         self._account()
         self._running.append(part)
-        self._is_in_module = module
 
     def _leave(self) -> None:
-        self._is_in_module = False
         if self._running:  # the clock may stop within a part
             self._account()
             self._running.pop()
@@ -129,7 +137,7 @@ class PartClock:
 
         @functools.wraps(method)
         def timed(*args: object, **options: object) -> object:
-            if self._is_in_module:
+            if self._modules_running:
                 return method(*args, **options)
             self._enter(part)
             try:

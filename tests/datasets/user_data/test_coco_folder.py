@@ -135,7 +135,8 @@ def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: py
     use_data(own, str(coco), ('train', 'val'))
     printed = capsys.readouterr().out
     for part in ('boxes without area: 1 (annotation 1 of 00000.png)', 'boxes outside the image: 1 (annotation 2',
-                 'boxes that reach beyond their image: 1 (annotation 3', 'annotation ids used twice or missing, or no whole numbers from 1: 1 (5)',
+                 'boxes that reach beyond their image: 1 (annotation 3',
+                 'annotation ids used twice or missing, or no whole numbers from 1: 1 (5)',
                  'annotations of images that are not listed: 1 (annotation 9999); not used',
                  'images without a file: 1 (00011.png); left out with their annotations'):
         assert part in printed, printed
