@@ -8,14 +8,14 @@ from ralamala_mm.datasets import check_paths, use_checked_loading
 from ralamala_mm.datasets.config import MODES
 from ralamala_mm.datasets.user_data import inspect_data
 from ralamala_mm.datasets.validation import check_config_data, check_worker_count
-from ralamala_mm.engine import add_cfg_options, prepare_config, run
+from ralamala_mm.engine import add_cfg_options, add_data_options, prepare_config, run
 from ralamala_mm.errors import UserError
 
 
 def main(args: argparse.Namespace) -> None:
     check_worker_count(args.workers)
     config = prepare_config(args)
-    own = inspect_data(config, args.data, args.splits) if args.data else None
+    own = inspect_data(config, args.data, args.splits, crowds=args.iscrowd) if args.data else None
     if own is None or not own.errors:
         check_paths(config, args.splits)
     use_checked_loading(config)
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='Inspect every image, annotation and mask that a config would read.')
     parser.add_argument('config', help='config file')
-    parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
+    add_data_options(parser)
     parser.add_argument('--splits', nargs='+', choices=MODES, default=MODES, help='all by default')
     parser.add_argument('--workers', type=int, metavar='N', default=len(os.sched_getaffinity(0)),
                         help='processes; one per core by default')

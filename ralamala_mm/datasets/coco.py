@@ -21,7 +21,7 @@ from ralamala_mm.errors import UserError
 from .diagnosis import read_coco
 from .images import find_file
 from .locating import ImageIndex, is_hidden, subfolders
-from .report import CORRECTED, Problem, problem, some, split_of
+from .report import CORRECTED, Problem, problem, some, split_name, split_of
 from .segmentations import outlines
 
 _PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
@@ -180,7 +180,7 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
                 sniffed += 1
                 if sniffed > _SNIFFED or not _looks_like_coco(path):
                     continue
-            name = _split_name(path.stem) or (_split_name(path.parent.name) if path.parent != root else None)
+            name = split_name(path.stem) or (split_name(path.parent.name) if path.parent != root else None)
             files.setdefault(name or 'all', []).append((rank, path))
     splits = {}
     for name, ranked in files.items():
@@ -195,11 +195,6 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
     if len(splits) > 1:
         splits.pop('all', None)
     return _layout(root, splits), splits
-
-
-def _split_name(text: str) -> str | None:
-    """As `split_of`, and 'trainval' for what is both."""
-    return 'trainval' if re.search(r'train[^a-z]?val', text.lower()) else split_of(text)
 
 
 def _looks_like_coco(path: Path) -> bool:

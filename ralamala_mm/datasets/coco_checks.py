@@ -74,9 +74,10 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
         _check_sizes(checked, objects)
     _check_fields(checked)
     _check_rotation(checked, objects)
-    unused = _check_duplicates(checked, objects) | _check_boxes(checked, objects)
+    boxless = _check_boxes(checked, objects)
+    unused = boxless | _check_duplicates(checked, objects)
     if wants_masks:
-        unused |= _check_segmentations(checked, objects)
+        unused |= _check_segmentations(checked, objects, boxless)
     unused |= _check_crowds(checked, objects, crowds)
     _check_use(checked, objects, unused, smallest)
     checked.summary = _summary(split)
@@ -282,7 +283,7 @@ def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     return flat | outside | (tiny & (not checked.evaluated))
 
 
-def _check_segmentations(checked: CheckedSplit, objects: Objects) -> np.ndarray:
+def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.ndarray) -> np.ndarray:
     """Masks that are missing, cannot be read, or lie elsewhere than their boxes; returns which objects are not used."""
     content = checked.split.content
     annotations = content['annotations']
@@ -299,15 +300,16 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects) -> np.ndarray:
         elif is_degenerate(segmentation):
             degenerate[row] = True
         else:
-            covered[row] = enclosing_box(segmentation, image['height'], image['width'])
+            if not boxless[row]:
+                covered[row] = enclosing_box(segmentation, image['height'], image['width'])
             if has_strays(segmentation):
                 strays.append(annotation)
     checked.tell(ERROR, 'annotations with a box but no mask', _named(lacking),
                  'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
-    checked.tell(ERROR, 'outlines that cannot be read', unreadable)
+    checked.tell(ERROR, 'segmentations that cannot be read', unreadable)
     _check_masks_in_boxes(checked, objects, covered)
     without_points = _named([annotations[i] for i in objects.positions[degenerate]])
-    points, parts = 'outlines of fewer than three points', 'outlines with parts of an odd count or fewer than three points'
+    points, parts = 'polygons of fewer than three points', 'segmentations with parts of an odd count or fewer than three points'
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out')
         return degenerate
@@ -420,8 +422,8 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
     does = 'evaluation counts' if checked.evaluated else 'training uses'
     text = f'{does} {used.total()} of {in_file.total()} instances'
-    if not used.total():
-        checked.problems.append(Problem(ERROR, checked.split.name, f'{text}: each of them has a defect that is named here'))
+    if not used.total() and not any(problem.level == ERROR for problem in checked.problems):
+        checked.problems.append(Problem(ERROR, checked.split.name, f'{text}: each has a defect that is named here'))
     elif lost:
         shares = [f'{count} of {in_file[name]} {name}' for name, count in sorted(lost.items(), key=lambda item: -item[1])]
         checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))

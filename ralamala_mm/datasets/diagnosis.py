@@ -14,6 +14,13 @@ from .images import SHARED_REMEDY, shared_files
 _COCO_PARTS = ('images', 'categories', 'annotations')
 _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'category_id', 'bbox'),
                  categories=('id', 'name'))
+# What bears the name of an annotation file by mistake, by its first bytes.
+_OTHER_FILES = {
+    b'PK\x03\x04': 'is a ZIP archive: unpack it, and name the file that is in it',
+    b'\x1f\x8b': 'is compressed with gzip: unpack it',
+    b'version https://git-lfs': 'is a pointer of Git LFS: `git lfs pull` fetches the file itself',
+    b'<': 'is a web page or XML, not JSON: an error or a login page was saved in its place'}
+_SPACE = b' \t\r\n'
 _FARTHEST = 1e9  # pixels, or square pixels
 _PROBED = 100  # samples that tell whether names were written on Windows; reading all of a large set takes seconds
 _NOTHING_LEFT = 'need at least one array'  # MMEngine's data sets when they keep their list of samples
@@ -61,7 +68,10 @@ def coco_problem(path: Path) -> str | None:
 def read_coco(path: Path) -> tuple[dict, str | None]:
     """What a COCO annotation file holds, and why that is not what the format asks for, or None."""
     try:
-        content = json.loads(path.read_bytes() or b'""')
+        text = path.read_bytes()
+        if kind := next((kind for start, kind in _OTHER_FILES.items() if text[:64].lstrip(_SPACE).startswith(start)), None):
+            return {}, kind
+        content = json.loads(text or b'""')
     except OSError as error:
         return {}, f'cannot be read ({error.strerror})'
     except json.JSONDecodeError as error:

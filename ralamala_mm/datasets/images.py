@@ -6,7 +6,7 @@ import logging
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import mmcv
@@ -21,6 +21,7 @@ from ralamala_mm.errors import UserError
 
 SHARED_REMEDY = 'the folders in them are missing: put the files into these, or correct the names'
 _FORMS = ('NFC', 'NFD')  # macOS writes é as e and an accent, most others as one character
+_HASHED = 200  # images whose content is compared; reading all of a large set takes minutes
 _LOGGED = 10  # skipped files that the log tells of; all are listed
 _IN_A_ROW = 100  # so many without a good one between them are no exception any more
 # OpenCV fills what a cut-short file lacks with grey and only prints a warning; the second ends a whole file. A JPEG's
@@ -63,6 +64,26 @@ def shared_files(names: Collection[str], folder: str | os.PathLike[str] = '') ->
                 if file := find_file(os.path.join(folder, name)):
                     found[os.path.normpath(file)].append(name)
     return [' and '.join(several) for several in found.values() if len(several) > 1]
+
+
+def same_images(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """Files of the second list that are in the first: by path, or, of up to `_HASHED` of each size, by content."""
+    paths = {os.path.realpath(path) for path in first}
+    by_size = defaultdict(list)
+    for path in first:
+        by_size[os.path.getsize(path)].append(path)
+    found = []
+    hashed = 0
+    for path in second:
+        alike = by_size.get(os.path.getsize(path), [])[:_HASHED]
+        if os.path.realpath(path) in paths:
+            found.append(path)
+        elif alike and hashed < _HASHED:
+            hashed += 1
+            content = Path(path).read_bytes()
+            if any(Path(other).read_bytes() == content for other in alike):
+                found.append(path)
+    return found
 
 
 def _ways(path: str) -> Iterator[str]:

@@ -1,206 +1,32 @@
-"""Folders of images and masks that belong together, and what the values or colors of the masks stand for.
-
-Layouts that people and tools leave: ADE20K's (`images/training`, `annotations/training`), MMSegmentation's (`img_dir/train`,
-`ann_dir/train`), `train/images` with `train/masks`, the built-in one (`train`, `semantic/train`), one pair without splits
-(`images`, `masks`), and Pascal VOC's, which CVAT exports (`JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/train.txt`).
-"""
+"""Masks read whole, and what their values or colors stand for."""
 
 import collections
-import csv
 import os
+import re
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
+from .class_names import ClassNames, read_class_names
 from .config import Color, config_classes, datasets_of, reduces_zero_label
-from .images import find_file, image_size
-from .locating import MASK_FOLDERS
-from .report import CORRECTED, ERROR, NOTE, Problem, Report, is_image, problem, some, split_of
+from .images import image_size
+from .mask_folders import MaskSplit
+from .report import CORRECTED, ERROR, NOTE, Problem, Report, problem, some
 
-_FILES = ('labelmap.txt', 'class_dict.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
-_IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
-_VOC_LISTS = Path('ImageSets', 'Segmentation')
 IGNORED = 255  # pixels that neither train nor count
+_FAR, _SPARSE = 30, 3  # values beyond these are no class indices: from 30 on, and three times as high as there are values
+_MOST = 0.5  # share of pixels from which a class may be the background
+_BACKGROUND = re.compile('background|void|unlabel|other|none|ignore', re.IGNORECASE)
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """Names in the order of the mask's values, with colors if the file gives them."""
-
-    names: tuple[str, ...]
-    colors: tuple[Color, ...] | None
-    path: Path
-
-
-def read_class_names(root: Path) -> ClassNames | None:
-    """The classes of a folder: CVAT's `labelmap.txt`, a `class_dict.csv` (name, r, g, b), or one name a line.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    path = next((path for name in _FILES for path in sorted(root.glob(name)) + sorted(root.glob(f'*/{name}'))), None)
-    if path is None:
-        return None
-    try:
-        found = _read(path)
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise UserError(f'{path} is not a list of class names as its name promises ({error})') from error
-    if not found.names or len(set(found.names)) < len(found.names) or '' in found.names:
-        what = 'a class twice, or one without a name' if found.names else 'no classes'
-        raise UserError(f'{path} lists {what}: one name a line')
-    return found
-
-
-def _read(path: Path) -> ClassNames:
-    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-    if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
-        fields = [line.split(':') for line in lines if not line.startswith('#')]
-        return ClassNames(tuple(f[0] for f in fields), tuple(_color(f[1].split(',')) for f in fields), path)
-    if path.suffix == '.csv':
-        rows = list(csv.reader(lines))[1:]
-        return ClassNames(tuple(row[0] for row in rows), tuple(_color(row[1:4]) for row in rows), path)
-    return ClassNames(tuple(lines), None, path)
-
-
-def _color(texts: list[str]) -> Color:
-    red, green, blue = map(int, texts)
-    return red, green, blue
-
-
-@dataclass(frozen=True)
-class MaskSplit:
-    """Images and masks of one split; `stems` names the images without suffix, None for all in the folder."""
-
-    name: str
-    image_dir: Path
-    mask_dir: Path
-    stems: tuple[str, ...] | None = None
-
-    @cached_property
-    def image_suffix(self) -> str:
-        """The one that most images have; MMSegmentation reads a folder by one suffix."""
-        return _commonest(Path(name).suffix for name in _images(self.image_dir))
-
-    @cached_property
-    def other_suffixes(self) -> list[str]:
-        """Images with another suffix."""
-        return [name for name in _images(self.image_dir) if Path(name).suffix != self.image_suffix]
-
-    @cached_property
-    def mask_suffix(self) -> str:
-        """What a mask's name has after the image's stem, such as `.png` or `_mask.png`.
-
-        Raises:
-            UserError: no mask bears the name of an image.
-        """
-        masks = sorted(unicodedata.normalize('NFC', name) for name in _images(self.mask_dir))
-        if not self.all_stems:
-            raise UserError(f'{self.image_dir} has no images for {self.name}')
-        suffixes = collections.Counter()
-        for stem in self.all_stems[::max(1, len(self.all_stems) // 50)]:
-            stem = unicodedata.normalize('NFC', stem.replace('\\', os.sep))
-            suffixes.update(name.removeprefix(stem) for name in masks if name.startswith(stem)
-                            and not name.removeprefix(stem)[0].isalnum())
-        if not suffixes:
-            raise UserError(f'no mask in {self.mask_dir} bears the name of an image in {self.image_dir}, such as '
-                            f'{self.all_stems[0]}')
-        return suffixes.most_common(1)[0][0]
-
-    @cached_property
-    def all_stems(self) -> list[str]:
-        """The names of the split's images, sorted."""
-        if self.stems is not None:
-            return list(self.stems)
-        suffix = self.image_suffix
-        return sorted(name.removesuffix(suffix) for name in _images(self.image_dir) if name.endswith(suffix))
-
-    def image(self, stem: str) -> Path:
-        return _meant(self.image_dir / (stem + self.image_suffix))
-
-    def mask(self, stem: str) -> Path:
-        return _meant(self.mask_dir / (stem + self.mask_suffix))
-
-    def is_renamed(self, stem: str) -> bool:
-        """Whether the image or the mask is called otherwise than in the list, or than one another."""
-        return (self.image(stem) != self.image_dir / (stem + self.image_suffix)
-                or self.mask(stem) != self.mask_dir / (stem + self.mask_suffix))
-
-    def only(self, name: str, stems: Sequence[str]) -> 'MaskSplit':
-        """A part of it."""
-        return replace(self, name=name, stems=tuple(stems))
-
-
-def _images(folder: Path) -> list[str]:
-    """Names of the images in a folder and the folders within it, relative to it."""
-    return [os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder)
-            for name in names if is_image(name)]
-
-
-def _meant(path: Path) -> Path:
-    return Path(find_file(str(path)) or path)
-
-
-def _commonest(values) -> str:
-    counts = collections.Counter(values)
-    return counts.most_common(1)[0][0] if counts else ''
-
-
-def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
-    """The splits of a folder by name ('train', 'val', 'test', or 'all'), and a word for its layout; none if there are none.
-
-    Raises:
-        UserError: several folders could be the same.
-    """
-    if (root / 'JPEGImages').is_dir() and (root / 'SegmentationClass').is_dir():
-        return _find_voc(root)
-    found: dict[tuple[str, str], list[Path]] = {}  # by role and split
-    folders = [folder for folder in sorted(root.glob('*')) + sorted(root.glob('*/*')) if folder.is_dir()]
-    for folder in folders:
-        parts = [part.lower() for part in folder.relative_to(root).parts]
-        split = next((split for part in parts if (split := split_of(part))), 'all')
-        role = 'mask' if any(part in MASK_FOLDERS for part in parts) else 'image' if split != 'all' or any(
-            part in _IMAGE_FOLDERS for part in parts) else None
-        has_images = any(is_image(entry.name) for entry in os.scandir(folder))
-        if role and has_images:
-            found.setdefault((role, split), []).append(folder)
-    splits = {}
-    for name in ('train', 'val', 'test', 'all'):
-        images, masks = found.get(('image', name)), found.get(('mask', name))
-        if images and masks and not (name == 'all' and splits):
-            splits[name] = MaskSplit(name, _only(images, f'{name} images'), _only(masks, f'{name} masks'))
-    return 'folders of images and masks', splits
-
-
-def _only(folders: list[Path], what: str) -> Path:
-    if len(folders) > 1:
-        raise UserError(f'{" and ".join(map(str, folders[:3]))} could both be the {what}: leave one')
-    return folders[0]
-
-
-def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
-    splits = {}
-    for path in sorted((root / _VOC_LISTS).glob('*.txt')):
-        name = split_of(path.stem) or 'all'  # `trainval.txt` too, which then serves only where it is alone
-        stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        splits[name] = MaskSplit(name, root / 'JPEGImages', root / 'SegmentationClass', tuple(stems))
-    if not splits:
-        splits['all'] = MaskSplit('all', root / 'JPEGImages', root / 'SegmentationClass')
-    if len(splits) > 1:
-        splits.pop('all', None)
-    return 'Pascal VOC\'s folders, as CVAT exports them', splits
 
 
 @dataclass(frozen=True)
@@ -273,7 +99,7 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
         show_progress: print how far it is on stderr when it takes long.
     """
     checked = CheckedMasks(split)
-    listed = set(os.listdir(split.mask_dir))
+    listed = set(split.mask_names)
     stems = split.all_stems
     checked.absent = [stem for stem in split.stems or () if not split.image(stem).exists()]
     stems = sorted(set(stems) - set(checked.absent))
@@ -282,7 +108,7 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     checked.renamed = [stem for stem in present if split.is_renamed(stem)]
     if split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
-        checked.unpaired = sorted(name for name in listed - paired if is_image(name))
+        checked.unpaired = sorted(listed - paired)
     started = reported = time.monotonic()
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
@@ -324,9 +150,12 @@ class MaskEncoding:
     converts: bool = False  # whether masks are written anew; else their values are the classes
 
 
-def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False) -> MaskEncoding:
-    """Values are class numbers from 0."""
-    return MaskEncoding(classes, {**{i: i for i in range(len(classes))}, IGNORED: IGNORED}, palette, converts)
+def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False,
+             values: Sequence[int] | None = None) -> MaskEncoding:
+    """Values are class indices from 0, or those that a list gives."""
+    values = range(len(classes)) if values is None else values
+    numbers = {value: i for i, value in enumerate(values)}
+    return MaskEncoding(classes, {IGNORED: IGNORED} | numbers, palette, converts or list(values) != list(range(len(classes))))
 
 
 def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, CheckedMasks]) -> bool:
@@ -373,7 +202,7 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
     where = ', '.join(checked)
     if any(mask.kind == 'color' for mask in masks):
         return _by_color(names, masks, pixels, where, weights_classes, report)
-    if pixels == {0, IGNORED}:
+    if pixels == {0, IGNORED} and not (names and names.values):
         text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
         report.problems.append(Problem(CORRECTED, where, text))
         default = names.names if names and len(names.names) == 2 else ('background', 'object')
@@ -386,15 +215,34 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
     if grey:
         report.problems.append(Problem(CORRECTED, where, 'masks are grey images of three channels; one is used'))
     if names or weights_classes:
-        return by_value(names.names if names else weights_classes, names and names.colors, converts=grey)
+        _note_background(names, masks, where, report)
+        return by_value(names.names if names else weights_classes, names and names.colors, grey, names and names.values)
     values = sorted(value for value in pixels if value != IGNORED)
     if len(values) > MANY:
         report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
                                        f'JPEG; if they are classes, a file classes.txt in {root} with one name a line says so'))
         return None
+    if values and values[-1] >= _FAR and values[-1] + 1 > _SPARSE * len(values):
+        report.problems.append(Problem(ERROR, where, f'masks hold the values {some(sorted(pixels), 8)}, and classes are numbered '
+                                       f'from 0 without gaps: a file classes.txt in {root} with lines like "{values[-1]} NAME" '
+                                       'says which class each value is'))
+        return None
     report.problems.append(Problem(NOTE, where, f'no list of class names was found: a file classes.txt in {root}, one name a '
                                    'line, gives them'))
     return by_value([f'class {i}' for i in range(max(values[-1:] + [1]) + 1)], converts=grey)
+
+
+def _note_background(names: ClassNames | None, masks: Sequence[Mask], where: str, report: Report) -> None:
+    """A list without a background, whose first class covers most of the images, lacks its first line, perhaps."""
+    if names is None or names.values or any(_BACKGROUND.search(name) for name in names.names):
+        return
+    pixels = collections.Counter()
+    for mask in masks:
+        pixels.update(mask.pixels)
+    share = pixels[0] / max(1, pixels.total())
+    if share > _MOST:
+        report.problems.append(Problem(NOTE, where, f'value 0 is {names.names[0]} by {names.path}, and {share:.0%} of the pixels '
+                                       'have it: if it is the background, the list lacks a first line "background"'))
 
 
 def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
@@ -433,8 +281,10 @@ def value_problems(masks: CheckedMasks, encoding: MaskEncoding) -> list[Problem]
         return []
     values = sorted({value for values in wrong.values() for value in values})
     top = max(value for value in encoding.numbers if isinstance(value, int) and value != IGNORED)
+    background = ('; if 0 is the background, the list of classes lacks a first line "background"'
+                  if values == [top + 1] and not any(map(_BACKGROUND.search, encoding.classes)) else '')
     return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
-                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be',
+                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be{background}',
                     files=map(masks.split.mask, wrong))]
 
 

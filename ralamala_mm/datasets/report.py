@@ -1,14 +1,14 @@
 """What was found in a user's data, for reading before training starts: splits by their names, problems, the report."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ralamala_mm.errors import UserError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-HELD_OUT = 10  # without a validation split, every tenth image is held out for it
+HELD_OUT = 10  # without a validation split, every tenth image that has objects is held out for it
 _NAMES = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation'),
@@ -26,15 +26,27 @@ def split_of(text: str) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-def hold_out(items: Sequence, root: Path) -> tuple[list, list]:
+def split_name(text: str) -> str | None:
+    """As `split_of`, and 'trainval' for what is both."""
+    return 'trainval' if re.search(r'train[^a-z]?val', text.lower()) else split_of(text)
+
+
+def hold_out(items: Sequence, root: Path, has_objects: Callable[[object], bool] = lambda item: True) -> tuple[list, list]:
     """Training and validation part of what has only one part; the same ones each time.
 
+    Args:
+        items: images, in an order that is always the same.
+        root: their folder, for messages.
+        has_objects: whether there is anything to find in an image; of the others none is held out.
+
     Raises:
-        UserError: there is one image or none.
+        UserError: there is one image with objects or none.
     """
-    if len(items) < 2:
-        raise UserError(f'{root} has {len(items)} image to train on and none to validate on: at least two are needed')
-    return [item for i, item in enumerate(items) if i % HELD_OUT], list(items[::HELD_OUT])
+    candidates = [i for i, item in enumerate(items) if has_objects(item)]
+    if len(candidates) < 2:
+        raise UserError(f'{root} has {len(candidates)} image to train on and none to validate on: at least two are needed')
+    held_out = set(candidates[::HELD_OUT])
+    return [item for i, item in enumerate(items) if i not in held_out], [items[i] for i in sorted(held_out)]
 
 
 def is_image(path: Path | str) -> bool:

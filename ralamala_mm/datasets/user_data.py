@@ -14,21 +14,21 @@ from ralamala_mm.files import atomic_write
 from .coco import CheckedSplit, CocoSplit, category_names, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
-from .images import SHARED_REMEDY, shared_files
+from .images import SHARED_REMEDY, same_images, shared_files
 from .mask_files import (
     IGNORED,
     CheckedMasks,
     MaskEncoding,
-    MaskSplit,
     check_masks,
     config_encoding,
     find_encoding,
-    find_masks,
     is_the_config_s_own,
     shares,
     value_problems,
     write_converted,
 )
+from .mask_folders import MaskSplit, find_masks
+from .recognize import recognize
 from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out, problem
 
 # The settings of a data set that say which data it reads.
@@ -40,7 +40,7 @@ _MASKS = 'images with masks such as images/train with masks/train, train/images 
 
 
 def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-             weights_classes: Sequence[str] | None = None) -> Report | None:
+             weights_classes: Sequence[str] | None = None, crowds: str | None = None) -> Report | None:
     """Makes a config read the data in a folder.
 
     Args:
@@ -50,6 +50,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
         modes: the data loaders that will be used, of 'train', 'val', 'test'; those that the config lacks are passed over.
         show: print the report.
         weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
+        crowds: what COCO's instances marked `iscrowd` are, see `check_split`.
 
     Returns:
         The report, or None for other data sets.
@@ -57,7 +58,7 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
     Raises:
         UserError: the data cannot be used as it is, and the report says why; or there is nothing that the config can use.
     """
-    report = inspect_data(config, root, modes, show, weights_classes)
+    report = inspect_data(config, root, modes, show, weights_classes, crowds)
     if report and report.errors:
         count = len(report.errors)
         raise UserError(f'the data in {root} cannot be used as it is: {count} kind{"s" if count > 1 else ""} of defect marked '
@@ -66,9 +67,11 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
 
 
 def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-                 weights_classes: Sequence[str] | None = None) -> Report | None:
+                 weights_classes: Sequence[str] | None = None, crowds: str | None = None) -> Report | None:
     """Inspects the folder and, if the report has no errors, points the config at it: `use_data` without its error."""
     folder = Path(root)
+    if folder.is_file():
+        raise UserError(f'--data {root} is a file: give the folder of the images and annotations, an archive unpacked')
     modes = [mode for mode in modes if config.get(f'{mode}_dataloader')]
     datasets = [(mode, dataset.type.split('.')[-1]) for mode, dataset in datasets_of(config, modes)]
     segments = is_segmentation(config)
@@ -80,7 +83,7 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
     if segments:
         report = use_mask_folder(config, folder, modes, weights_classes, show)
     else:
-        report = use_coco_folder(config, folder, modes, weights_classes)
+        report = use_coco_folder(config, folder, modes, weights_classes, crowds)
     if report is None:
         _use_as_it_is(config, folder, modes, segments)
         return None
@@ -120,11 +123,14 @@ def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: 
             raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
                             'a config of a segmentor (semanticfpn_*, upernet_*)') from error
         found = [*(masks if segments else coco)]
+        other = '' if found else recognize(folder)
         raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
-                        + (f'; found {", ".join(found)} only' if found else '')) from error
+                        + (f'; found {", ".join(found)} only' if found else '')
+                        + (f'; it holds {other}' if other else '')) from error
 
 
-def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None) -> Report | None:
+def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None = None,
+                    crowds: str | None = None) -> Report | None:
     """Puts a folder into a detector's config: paths, classes, heads.
 
     Args:
@@ -132,6 +138,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         root: the folder.
         modes: the data loaders that will be used, of 'train', 'val', 'test'.
         weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
+        crowds: what instances marked `iscrowd` are, see `check_split`.
 
     Returns:
         The report, or None if the folder holds no COCO-format annotations for the modes.
@@ -150,8 +157,8 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if training and training not in inspected and not weights_classes and any(
             category_names(split.content) != list(known) for split in inspected):
         inspected.insert(0, training)  # whose classes are the model's, in its order
-    checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config))
-               for split in inspected}
+    checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config),
+                                       crowds=crowds) for split in inspected}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems
@@ -159,10 +166,13 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     counted = checked[inspected[0].name].instances
     report.classes = [(name, str(counted[name])) for name in sorted(classes, key=counted.__getitem__, reverse=True)]
     report.problems += _category_problems(classes, checked, 'the weights' if weights_classes else 'training')
+    if 'train' in chosen and chosen.get('val', training) is not training:
+        report.problems += _repeated_images(*([os.path.join(split.image_dir, path) for path in split.present.values()]
+                                              for split in (chosen['train'], chosen['val'])))
     if not report.errors:
         if classes != list(config_classes(config)):
             set_classes(config, classes)
-        _set_coco_paths(config, root, chosen, _files(config, report, chosen, checked, classes))
+        _set_coco_paths(config, chosen, _files(config, report, chosen, checked, classes))
     return report
 
 
@@ -190,6 +200,14 @@ def smallest_trained(config: Config) -> int:
     return next(((dataset.get('filter_cfg') or {}).get('min_size', 0) for _, dataset in datasets_of(config, ['train'])), 0)
 
 
+def _repeated_images(training: Sequence[str], validation: Sequence[str]) -> list[Problem]:
+    """Images of the validation split that are training images: the same file, or, of a sample, the same content."""
+    if repeated := same_images(training, validation):
+        return [problem(NOTE, 'val', 'validation images that are training images', [os.path.basename(one) for one in repeated],
+                        'the metrics will say how well these are remembered')]
+    return []
+
+
 def _category_problems(classes: Sequence[str], checked: dict[str, CheckedSplit], whose: str) -> list[Problem]:
     """MMDetection numbers labels by the order in each file, so that every split must list the same in the same order."""
     problems = []
@@ -213,7 +231,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
         found = checked[split.name]
         divided = split.name in ('train', 'all') and (mode != 'train' or chosen.get('val') is split)
         if divided:
-            rest, held_out = hold_out(split.content['images'], split.root)
+            annotated = {a['image_id'] for i, a in enumerate(split.content['annotations']) if i not in found.left_out}
+            rest, held_out = hold_out(split.content['images'], split.root, lambda image, ids=annotated: image['id'] in ids)
             copy = corrected_copy(found, classes, rest if mode == 'train' else held_out)
             files[mode] = _write(folder / ('train.json' if mode == 'train' else 'val.json'), copy)
             written.add('held out')
@@ -228,7 +247,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
     return files
 
 
-def _set_coco_paths(config: Config, root: Path, chosen: dict[str, CocoSplit], files: dict[str, Path]) -> None:
+def _set_coco_paths(config: Config, chosen: dict[str, CocoSplit], files: dict[str, Path]) -> None:
+    root = next(iter(chosen.values())).root  # of the folder that was given, or one deeper
     config.data_root = str(root)
     for mode, dataset in datasets_of(config, list(chosen)):
         dataset.data_root = str(root)
@@ -284,6 +304,9 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         if not own and (unused := [name for name, share in report.classes if share == '0.0%']):
             report.problems.append(problem(NOTE, first.split.name, 'classes with almost no pixels', unused))
         report.problems += [found for masks in checked.values() for found in value_problems(masks, encoding)]
+    if 'train' in chosen and chosen.get('val', training) is not chosen['train']:
+        report.problems += _repeated_images(*([str(split.image(stem)) for stem in checked[split.name].masks]
+                                              for split in (chosen['train'], chosen['val'])))
     if report.errors:
         return report
     if not own:
@@ -328,6 +351,8 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         (CORRECTED, masks.absent, 'images that a list names, without a file', 'left out'),
         (CORRECTED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
          'the files were found'),
+        (ERROR, [f'{stem}: {", ".join(names[:3])}' for stem, names in split.divided.items()], 'images with several masks',
+         'MMSegmentation reads one mask for an image, with the class of each pixel: merge them'),
         (ERROR, [ascii(stem) for stem in stems if not _is_text(stem)], 'file names that are no text in UTF-8', 'rename them'),
         (CORRECTED, masks.missing, 'images without a mask', 'left out'),
         (NOTE, masks.unpaired, 'masks without an image', 'not used'),
@@ -374,7 +399,7 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
             masks_at, mask_suffix, written = str(folder / 'masks' / split.name), '.png', True
             for stem in masks.masks:
                 write_converted(split.mask(stem), Path(masks_at, f'{stem}.png'), encoding.numbers)
-        if split.stems is not None or masks.missing:
+        if masks.missing or split.needs_list:
             names = ''.join(f'{stem}\n' for stem in masks.masks)
             listed = str(atomic_write(folder / f'{split.name}.txt', lambda path, names=names: path.write_text(names)))
             written = True

@@ -8,7 +8,7 @@ if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is No
 
 from .bfloat16 import keep_operators_in_fp32
 from .checkpointing import checkpoint_folder, claim_folders, use_resume
-from .cli import add_amp_options, add_cfg_options, add_traceback_option, add_trust_option, run, runner_parser
+from .cli import add_amp_options, add_cfg_options, add_data_options, add_traceback_option, add_trust_option, run, runner_parser
 from .config import (
     build_model,
     check_output,
@@ -30,7 +30,8 @@ from .runner import DependableRunner, build_runner
 from .work_dir import RECORDERS, claim_work_dir, use_recorders
 
 __all__ = [
-    'RECORDERS', 'Console', 'DependableRunner', 'Training', 'add_amp_options', 'add_cfg_options', 'add_traceback_option',
+    'RECORDERS', 'Console', 'DependableRunner', 'Training', 'add_amp_options', 'add_cfg_options', 'add_data_options',
+    'add_traceback_option',
     'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'checkpoint_folder',
     'claim_folders', 'claim_work_dir', 'drop_validation', 'keep_operators_in_fp32', 'launched_rank', 'load_config',
     'prepare_config', 'prepare_data', 'prepare_evaluation', 'prepare_training', 'run', 'runner_parser', 'resolve_pretrained',

@@ -17,6 +17,7 @@ from pathlib import Path
 from mmengine.config import ConfigDict, DictAction
 
 from ralamala_mm.checkpoints import read_safely_everywhere, trust_checkpoints
+from ralamala_mm.datasets.coco_checks import CROWDS
 from ralamala_mm.errors import UserError
 
 from .distributed import launched_rank
@@ -92,12 +93,19 @@ def runner_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and results go; work_dirs/CONFIG by default')
-    parser.add_argument('--data', metavar='DIR', help='folder of the data: inspected, reported, and put into the config')
+    add_data_options(parser)
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     add_trust_option(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """`--data` and what belongs to it."""
+    parser.add_argument('--data', metavar='DIR', help='folder of the data: inspected, reported, and put into the config')
+    parser.add_argument('--iscrowd', choices=CROWDS, help='what instances marked iscrowd or ignore in --data are: objects like '
+                        'all others, as datumaro, supervision and CVAT\'s brush mark them, or crowds, to be ignored')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

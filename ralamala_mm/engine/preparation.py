@@ -25,7 +25,8 @@ from .distributed import from_rank_0, launched_rank, start_processes
 from .work_dir import use_recorders
 
 
-def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, checkpoint: str | None = None) -> str | None:
+def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, checkpoint: str | None = None,
+                 crowds: str | None = None) -> str | None:
     """Gives a config its data: the folder of `--data`, paths that exist, readers that check what they read.
 
     Args:
@@ -34,6 +35,7 @@ def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, 
         data: the folder, None for what the config names. Rank 0 alone inspects it, and prints the report.
         checkpoint: of the weights that are tested, whose labels have their own order: the folder may list the same classes in
             another.
+        crowds: what instances marked `iscrowd` are, see `datasets.coco_checks.check_split`.
 
     Returns:
         The report, None without a folder or for other data sets.
@@ -46,7 +48,7 @@ def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, 
         def inspect() -> tuple[str | None, tuple]:
             classes = recorded_classes(read_checkpoint(checkpoint, tensors=False)) if checkpoint else None
             # A strategy such as FSDP's makes the process group later: then each rank finds the same.
-            found = use_data(config, data, modes, launched_rank(config.get('launcher', 'none')) == 0, classes)
+            found = use_data(config, data, modes, launched_rank(config.get('launcher', 'none')) == 0, classes, crowds)
             return found and str(found), config.__getstate__()
 
         report, state = from_rank_0(inspect)
@@ -81,7 +83,7 @@ def prepare_training(args: argparse.Namespace) -> Training:
     claims = claim_folders(config) if is_first else []
     start_processes(config)
     resumed = use_resume(config, args.resume)
-    report = prepare_data(config, ['train', 'val'], args.data)
+    report = prepare_data(config, ['train', 'val'], args.data, crowds=args.iscrowd)
     use_skipping(config, args.skip_bad_images, starts_list=is_first)
     use_recorders(config, args.log_to)
     notes = [report, *resumed, resolve_pretrained(config)]
@@ -98,7 +100,7 @@ def prepare_evaluation(args: argparse.Namespace) -> Config:
     config.load_from = args.checkpoint
     check_output(config, args.out)
     start_processes(config)
-    prepare_data(config, ['test'], args.data, args.checkpoint)
+    prepare_data(config, ['test'], args.data, args.checkpoint, args.iscrowd)
     use_visualization(config, args.show, args.show_dir, args.wait_time)
     use_segmentation_output(config, args.out)
     if args.tta:

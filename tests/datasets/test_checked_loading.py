@@ -388,7 +388,7 @@ def test_outlines_that_can_be_evaluated(segmentation: list):
 def test_run_lengths_are_counted_as_pycocotools_does():
     from pycocotools import mask as coco_mask
 
-    from ralamala_mm.datasets.coco import segmentation_problem
+    from ralamala_mm.datasets.segmentations import segmentation_problem
 
     rng = np.random.default_rng(0)
     for height, width in ((1, 1), (7, 5), (128, 96), (600, 800)):

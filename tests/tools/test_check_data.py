@@ -109,7 +109,7 @@ def test_what_is_not_mended_is_not_called_mended(root: Path, tmp_path: Path):
     report = check_config_data(prepared(DETECTOR, root, tmp_path), ['train', 'val'], 1, None)
     faults = {(fault.split, fault.text.partition(': ')[0]): fault.text for fault in report.faults if fault.kind == 'annotations'}
     assert set(faults) == {('val', 'boxes without area'), ('val', 'boxes outside the image'),
-                           ('val', 'outlines with parts of an odd count or fewer than three points')}
+                           ('val', 'segmentations with parts of an odd count or fewer than three points')}
     assert all('; with --data DIR: ' in text for text in faults.values())
     read = {(fault.split, fault.kind) for fault in report.faults if fault.kind != 'annotations'}
     assert read == {('val', 'annotation'), ('val', 'missing')}  # training leaves images without instances out

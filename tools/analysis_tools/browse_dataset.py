@@ -7,7 +7,7 @@ from ralamala_mm.analysis.browsing import count_data, draw_sheets, write_statist
 from ralamala_mm.analysis.samples import build_dataset
 from ralamala_mm.apis.drawing import palette_of
 from ralamala_mm.datasets.config import MODES
-from ralamala_mm.engine import add_cfg_options, prepare_config, prepare_data, run
+from ralamala_mm.engine import add_cfg_options, add_data_options, prepare_config, prepare_data, run
 from ralamala_mm.errors import UserError
 
 
@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f'--{option} {value}: give {least} or more')
     args.work_dir = str(args.out_dir)  # where --data puts annotations that it corrects
     config = prepare_config(args)
-    prepare_data(config, [args.part], args.data)
+    prepare_data(config, [args.part], args.data, crowds=args.iscrowd)
     dataset = build_dataset(config, args.part)
     title = f'{Path(args.config).stem}, {args.part}'
     statistics = count_data(config, dataset, args.count)
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description="Draw what a config's pipeline makes of its data, and histograms of it.")
     parser.add_argument('config', help='config file')
-    parser.add_argument('--data', metavar='DIR', help='folder of the data, as for train.py')
+    add_data_options(parser)
     parser.add_argument('--part', choices=MODES, default='train', help='split; train by default')
     parser.add_argument('--number', type=int, default=10, metavar='N', help='images to draw, spread over the data; default 10')
     parser.add_argument('--versions', type=int, default=4, metavar='N', help='how often each is augmented; default 4')

@@ -320,7 +320,7 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         use_amp(config, args.amp)
     start_processes(config)
-    prepare_data(config, ['train', 'val'], args.data)
+    prepare_data(config, ['train', 'val'], args.data, crowds=args.iscrowd)
     resolve_pretrained(config)
     config.default_hooks.checkpoint = None  # this training is no result
     config.train_cfg.val_interval = sys.maxsize  # evaluation is measured apart, after it

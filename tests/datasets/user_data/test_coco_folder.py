@@ -375,7 +375,7 @@ def test_outlines_that_cannot_be_evaluated_are_left_out(config: Callable, coco: 
     plant(coco, lambda c: c['annotations'][0].update(segmentation=[[1, 2, 3, 4]]), 'val')
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ['train', 'val'])
-    assert 'corrected val: outlines of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
+    assert 'corrected val: polygons of fewer than three points: 1 (annotation 1); left out' in capsys.readouterr().out
     assert len(evaluated(own)) == len(json.loads((coco / 'annotations/instances_val.json').read_text())['annotations']) - 1
 
 
@@ -390,7 +390,7 @@ def test_parts_of_outlines_that_cannot_be_evaluated_are_left_out(is_first: bool,
     plant(coco, lambda c: c['annotations'][1].update(segmentation=outline))
     own = config('maskrcnn_ravlt_t')
     use_data(own, str(coco), ['train', 'val'])
-    told = 'val: outlines with parts of an odd count or fewer than three points: 1 (annotation 2); these parts are left out'
+    told = 'val: segmentations with parts of an odd count or fewer than three points: 1 (annotation 2); these parts are left out'
     assert f'corrected {told}' in capsys.readouterr().out
     assert own.train_dataloader.dataset.ann_file == 'annotations/instances_train.json'
     assert evaluated(own)[1].sum() == 1225  # the triangle's pixels
@@ -412,5 +412,5 @@ def test_outlines_that_cannot_be_read(segmentation: object, config: Callable, co
     plant(coco, lambda c: c['annotations'][2].update(segmentation=segmentation))
     with pytest.raises(UserError):
         use_data(config('maskrcnn_ravlt_t'), str(coco), ['train', 'val'])
-    assert 'ERROR     train: outlines that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
+    assert 'ERROR     train: segmentations that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
     use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])  # which needs none
