@@ -332,10 +332,11 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
     boxes, limits = _corners(objects.boxes[away]), np.tile(objects.limits[away], 2)
     factor = np.median((covered[away, 2:] - covered[away, :2]) / np.maximum(objects.boxes[away, 2:], 1e-9))
     shift = np.tile(np.median(covered[away, :2] - boxes[:, :2], axis=0), 2)
+    by_rows = _by_rows(checked, objects, away)
     means = {
         'their points are shares of the image from 0 to 1, and COCO\'s are pixels': covered[away] * limits,
-        'their points are y, x, and COCO\'s are x, y': covered[away][:, [1, 0, 3, 2]],
-        'their run lengths go by rows, and COCO\'s go by columns': _by_rows(checked, objects, away),
+        'their points are y, x, and COCO\'s are x, y': np.where(np.isnan(by_rows), covered[away][:, [1, 0, 3, 2]], np.nan),
+        'their run lengths go by rows, and COCO\'s go by columns': by_rows,
         f'they are {factor:.3g} times as large as their boxes: of images of another size?': covered[away] / max(factor, 1e-9),
         f'they lie {shift[0]:+.0f} pixels to the right and {shift[1]:+.0f} down of their boxes': covered[away] - shift}
     fits = {text: _belong(boxes_there, boxes).mean() for text, boxes_there in means.items()}
@@ -345,6 +346,7 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
 
 
 def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.ndarray:
+    """Boxes x1, y1, x2, y2 of run lengths that are read row by row, `[R, 4]`; NaN for polygons."""
     content = checked.split.content
     boxes = np.full((len(rows), 4), np.nan)
     for i, row in enumerate(rows):

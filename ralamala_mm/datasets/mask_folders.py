@@ -3,8 +3,8 @@
 Layouts that people and tools leave: ADE20K's (`images/training`, `annotations/training`), MMSegmentation's (`img_dir/train`,
 `ann_dir/train`), `train/images` with `train/masks`, CamVid's (`train`, `train_labels`), the built-in one (`train`,
 `semantic/train`), one pair without splits (`images`, `masks`), masks beside their images (`a.jpg`, `a_mask.png`), Pascal VOC's,
-which CVAT and labelme export (`JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/train.txt`), and each of these one folder
-deeper.
+which CVAT and labelme export (`JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation/train.txt`), and each of these one
+folder deeper.
 """
 
 import collections

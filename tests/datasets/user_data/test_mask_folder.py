@@ -290,3 +290,128 @@ def test_names_from_other_systems(config: Callable, ade: Path, capsys: pytest.Ca
     assert '12 images of 128×128 with masks' in printed
     assert 'in another Unicode form than the file\'s: 1 (é); the files were found' in printed
     assert 'without a mask' not in printed
+
+
+def beside(root: Path, shapes_root: Path, image: str, mask: str) -> None:
+    """Images and masks in one folder for each split."""
+    for split in ('train', 'val'):
+        folder = root / {'train': 'train', 'val': 'valid'}[split]
+        folder.mkdir(parents=True)
+        for path in (shapes_root / split).iterdir():
+            shutil.copy(path, folder / f'{path.stem}{image}.png')
+            shutil.copy(shapes_root / 'semantic' / split / path.name, folder / f'{path.stem}{mask}.png')
+
+
+@pytest.mark.parametrize(('image', 'mask'), [('', '_mask'), ('_sat', '_mask'), ('', '_label')])
+def test_masks_beside_their_images(image: str, mask: str, config: Callable, shapes_root: Path, tmp_path: Path):
+    """As Roboflow and DeepGlobe have them; of one suffix, so that a listing alone would take masks for images."""
+    root = tmp_path / 'beside'
+    beside(root, shapes_root, image, mask)
+    (root / 'train' / '_classes.csv').write_text('Pixel Value, Class\n' + '\n'.join(f'{i}, {n}' for i, n in enumerate(NAMES)))
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(root), ('train', 'val'))
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
+    for mode in ('train', 'val'):
+        found = {stem.removesuffix(image): mask for stem, mask in read(own, mode).items()}
+        assert same(found, truth(shapes_root, mode))
+
+
+def test_as_cityscapes_and_camvid_name_theirs(config: Callable, shapes_root: Path, tmp_path: Path):
+    root = tmp_path / 'city'
+    for split in ('train', 'val'):
+        for folder in (split, f'{split}_labels'):
+            (root / folder).mkdir(parents=True)
+        for path in (shapes_root / split).iterdir():
+            shutil.copy(path, root / split / f'{path.stem}_leftImg8bit.png')
+            shutil.copy(shapes_root / 'semantic' / split / path.name, root / f'{split}_labels' / f'{path.stem}_gtFine_labelIds.png')
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(root), ('train', 'val'))
+    found = {stem.removesuffix('_leftImg8bit'): mask for stem, mask in read(own, 'val').items()}
+    assert same(found, truth(shapes_root, 'val'))
+
+
+def test_values_that_a_list_gives(config: Callable, pair: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    """Grey levels of a drawing: refused until a list says what they are."""
+    values = np.array([0, 38, 75, 113, 255], np.uint8)
+    for path in (pair / 'masks').iterdir():
+        Image.fromarray(values[np.asarray(Image.open(path))]).save(path)
+    (pair / 'classes.txt').unlink()
+    with pytest.raises(UserError, match='marked ERROR'):
+        use_data(config('semanticfpn_ravlt_t'), str(pair), ('train', 'val'))
+    assert 'masks hold the values 0, 38, 75, 113, 255, and classes are numbered from 0 without gaps' in capsys.readouterr().out
+    (pair / 'classes.txt').write_text('\n'.join(f'{value}: {name}' for value, name in zip(values, NAMES, strict=True)))
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(pair), ('train', 'val'))
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+
+
+@pytest.mark.parametrize(('lines', 'told'), [
+    (['__ignore__', *NAMES], ''),
+    ([*NAMES[1:], 'hexagon'], 'value 0 is circle by '),
+    (NAMES[1:], 'if 0 is the background, the list of classes lacks a first line "background"'),
+])
+def test_lists_of_labelme_and_without_a_background(lines: list[str], told: str, config: Callable, pair: Path,
+                                                   shapes_root: Path, capsys: pytest.CaptureFixture):
+    (pair / 'classes.txt').write_text('\n'.join(lines))
+    own = config('semanticfpn_ravlt_t')
+    if len(lines) == 4:
+        with pytest.raises(UserError, match='marked ERROR'):
+            use_data(own, str(pair), ('train', 'val'))
+    else:
+        use_data(own, str(pair), ('train', 'val'))
+        assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+    assert told in capsys.readouterr().out
+    if '__ignore__' in lines:
+        assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
+
+
+def test_a_labelmap_without_colors(config: Callable, voc: Path, shapes_root: Path, capsys: pytest.CaptureFixture):
+    """As datumaro writes it, with masks in Pascal VOC's colors."""
+    colors = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)], np.uint8)
+    for path in (voc / 'SegmentationClass').iterdir():
+        Image.fromarray(colors[np.asarray(Image.open(shapes_root / 'semantic/train' / path.name))]).save(path)
+    (voc / 'labelmap.txt').write_text('\n'.join(f'{name}:::' for name in NAMES))
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(voc), ('train', 'val'))
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+
+
+def test_two_classes_of_one_color(config: Callable, voc: Path):
+    (voc / 'labelmap.txt').write_text('background:0,0,0::\ncircle:9,9,9::\nsquare:9,9,9::\n')
+    with pytest.raises(UserError, match=r'labelmap.txt gives the color \(9, 9, 9\) to circle and square: each class needs its own'):
+        use_data(config('semanticfpn_ravlt_t'), str(voc), ('train', 'val'))
+
+
+def test_several_masks_for_one_image(config: Callable, pair: Path, capsys: pytest.CaptureFixture):
+    shutil.copy(pair / 'masks/00000_mask.png', pair / 'masks/00000_1.png')
+    with pytest.raises(UserError, match='marked ERROR'):
+        use_data(config('semanticfpn_ravlt_t'), str(pair), ('train', 'val'))
+    assert 'images with several masks: 1 (00000: 00000_1.png, 00000_mask.png)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('files', 'told'), [
+    ({'data.yaml': 'names: [a]', 'labels/train/a.txt': '0 .5 .5 .1 .1'}, 'it holds a YOLO data set'),
+    ({'Annotations/a.xml': '<annotation/>', 'JPEGImages/a.png': ''}, 'it holds Pascal VOC annotations'),
+    ({'a.json': '{"shapes": [], "imagePath": "a.png"}'}, r'it holds labelme annotations, one JSON file for each image \(a.json\)'),
+    ({'annotations.xml': '<?xml version="1.0"?><annotations/>'}, 'it holds annotations in XML, as CVAT writes them'),
+    ({'a.json': '[{"image": "a.png", "annotations": []}]'}, 'it holds CreateML annotations'),
+    ({'export.zip': 'PK'}, r'it holds an archive \(export.zip\): unpack it'),
+])
+def test_what_is_not_read_is_recognised(files: dict[str, str], told: str, config: Callable, tmp_path: Path):
+    root = tmp_path / 'other'
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    with pytest.raises(UserError, match=told):
+        use_data(config('retinanet_ravlt_t'), str(root), ('train', 'val'))
+
+
+@pytest.mark.parametrize(('content', 'told'), [
+    (b'PK\3\4', 'is a ZIP archive'), (b'\x1f\x8b', 'is compressed with gzip'), (b'<!DOCTYPE html>', 'is a web page or XML'),
+    (b'version https://git-lfs.github.com/spec/v1', 'is a pointer of Git LFS')])
+def test_what_bears_the_name_of_annotations(content: bytes, told: str, config: Callable, cvat: Path):
+    (cvat / 'annotations/instances_default.json').write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        use_data(config('retinanet_ravlt_t'), str(cvat), ('train', 'val'))
+    with pytest.raises(UserError, match='is a file: give the folder'):
+        use_data(config('retinanet_ravlt_t'), str(cvat / 'annotations/instances_default.json'), ('train', 'val'))
