@@ -323,7 +323,8 @@ def test_as_cityscapes_and_camvid_name_theirs(config: Callable, shapes_root: Pat
             (root / folder).mkdir(parents=True)
         for path in (shapes_root / split).iterdir():
             shutil.copy(path, root / split / f'{path.stem}_leftImg8bit.png')
-            shutil.copy(shapes_root / 'semantic' / split / path.name, root / f'{split}_labels' / f'{path.stem}_gtFine_labelIds.png')
+            mask = shapes_root / 'semantic' / split / path.name
+            shutil.copy(mask, root / f'{split}_labels' / f'{path.stem}_gtFine_labelIds.png')
     own = config('semanticfpn_ravlt_t')
     use_data(own, str(root), ('train', 'val'))
     found = {stem.removesuffix('_leftImg8bit'): mask for stem, mask in read(own, 'val').items()}
@@ -378,7 +379,7 @@ def test_a_labelmap_without_colors(config: Callable, voc: Path, shapes_root: Pat
 
 def test_two_classes_of_one_color(config: Callable, voc: Path):
     (voc / 'labelmap.txt').write_text('background:0,0,0::\ncircle:9,9,9::\nsquare:9,9,9::\n')
-    with pytest.raises(UserError, match=r'labelmap.txt gives the color \(9, 9, 9\) to circle and square: each class needs its own'):
+    with pytest.raises(UserError, match=r'labelmap.txt gives the color \(9, 9, 9\) to circle and square: each class needs'):
         use_data(config('semanticfpn_ravlt_t'), str(voc), ('train', 'val'))
 
 
@@ -392,7 +393,7 @@ def test_several_masks_for_one_image(config: Callable, pair: Path, capsys: pytes
 @pytest.mark.parametrize(('files', 'told'), [
     ({'data.yaml': 'names: [a]', 'labels/train/a.txt': '0 .5 .5 .1 .1'}, 'it holds a YOLO data set'),
     ({'Annotations/a.xml': '<annotation/>', 'JPEGImages/a.png': ''}, 'it holds Pascal VOC annotations'),
-    ({'a.json': '{"shapes": [], "imagePath": "a.png"}'}, r'it holds labelme annotations, one JSON file for each image \(a.json\)'),
+    ({'a.json': '{"shapes": [], "imagePath": "a.png"}'}, r'it holds labelme annotations, .* each image \(a.json\)'),
     ({'annotations.xml': '<?xml version="1.0"?><annotations/>'}, 'it holds annotations in XML, as CVAT writes them'),
     ({'a.json': '[{"image": "a.png", "annotations": []}]'}, 'it holds CreateML annotations'),
     ({'export.zip': 'PK'}, r'it holds an archive \(export.zip\): unpack it'),
