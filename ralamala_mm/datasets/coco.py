@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ralamala_mm.errors import UserError
 
-from .diagnosis import read_coco
+from .coco_file import read_coco
 from .images import find_file
 from .locating import ImageIndex, is_hidden, subfolders
 from .report import CORRECTED, Problem, problem, some, split_name, split_of
@@ -59,6 +59,15 @@ class CocoSplit:
             raise UserError(f'annotation file {self.ann_file} {problem}')
         self.changed_ids = normalize_ids(content)
         return content
+
+    @cached_property
+    def category_names(self) -> list[str]:
+        """Names in the file's order, without the parent of the others that Roboflow adds with id 0 and no instances."""
+        used = {annotation.category_id for annotation in self.content['annotations']}
+        categories = self.content['categories']
+        parents = {category.get('supercategory') for category in categories if category['id'] != 0}
+        return [category['name'] for category in categories
+                if category['id'] != 0 or category['id'] in used or category['name'] not in parents]
 
     @cached_property
     def index(self) -> ImageIndex:
@@ -129,12 +138,14 @@ def normalize_ids(content: dict) -> dict[str, list]:
             if type(entry['id']) is not int:
                 changed[f'ids of {part}'].append(entry['id'])
             entry['id'] = numbers[entry['id']]
-        for annotation in content['annotations']:
-            given = annotation[key]
-            unlisted = None if is_renumbered else _plain(given)
-            annotation[key] = numbers[given] if given in numbers else plain.get(_plain(given), unlisted)
-            if type(given) is not int:
-                changed[f'{key}s of annotations'].append(given)
+        given = [getattr(annotation, key) for annotation in content['annotations']]
+        if set(map(type, given)) == {int} and not is_renumbered:
+            continue
+        for annotation, reference in zip(content['annotations'], given, strict=True):
+            unlisted = None if is_renumbered else _plain(reference)
+            setattr(annotation, key, numbers[reference] if reference in numbers else plain.get(_plain(reference), unlisted))
+            if type(reference) is not int:
+                changed[f'{key}s of annotations'].append(reference)
     return dict(changed)
 
 
@@ -228,7 +239,7 @@ class CheckedSplit:
     missing_images: set = field(default_factory=set)  # ids
     renamed: dict[str, str] = field(default_factory=dict)  # file names as written, and as the files are called
     left_out: set = field(default_factory=set)  # positions in `annotations`
-    changes: dict[int, dict] = field(default_factory=dict)  # corrected entries, by position in `annotations`
+    changes: dict[int, dict] = field(default_factory=dict)  # corrected values, by position in `annotations`
     needs_copy: bool = False
 
     def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', correcting: str = '',
@@ -248,14 +259,6 @@ class CheckedSplit:
         return bool(counts)
 
 
-def category_names(content: dict) -> list[str]:
-    """Names in the file's order, without the parent of the others that Roboflow adds with id 0 and no instances."""
-    used = {annotation['category_id'] for annotation in content['annotations']}
-    parents = {category.get('supercategory') for category in content['categories'] if category['id'] != 0}
-    return [category['name'] for category in content['categories']
-            if category['id'] != 0 or category['id'] in used or category['name'] not in parents]
-
-
 def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequence[dict] | None = None) -> dict:
     """The split's content without its defects, its categories in the order of `classes`.
 
@@ -273,12 +276,17 @@ def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequen
     known = {image['id'] for image in kept}
     annotations = []
     for position, annotation in enumerate(content['annotations']):
-        number = numbers.get(names.get(annotation['category_id']))
-        if annotation['image_id'] not in known or number is None or position in checked.left_out:
+        number = numbers.get(names.get(annotation.category_id))
+        if annotation.image_id not in known or number is None or position in checked.left_out:
             continue
-        annotations.append({'iscrowd': 0, **annotation, **checked.changes.get(position, {}),
-                            'id': len(annotations) + 1, 'category_id': number})
-        if checked.evaluated and isinstance(annotation.get('segmentation'), list):
-            annotations[-1]['segmentation'] = outlines(annotation['segmentation'])  # by the first, pycocotools judges all
+        entry = dict(id=len(annotations) + 1, image_id=annotation.image_id, category_id=number,
+                     bbox=content['boxes'][position].tolist(), area=annotation.area, iscrowd=annotation.iscrowd or 0)
+        if annotation.ignore:
+            entry['ignore'] = 1
+        if annotation.segmentation:
+            outline = annotation.outline() if checked.evaluated else None
+            # By the first polygon, pycocotools judges all.
+            entry['segmentation'] = outlines(outline) if isinstance(outline, list) else annotation.segmentation
+        annotations.append(entry | checked.changes.get(position, {}))
     categories = [dict(id=number, name=name) for name, number in numbers.items()]
     return dict(images=kept, annotations=annotations, categories=categories)

@@ -12,15 +12,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
-from .coco import CheckedSplit, CocoSplit, category_names
+from .coco import CheckedSplit, CocoSplit
 from .images import SHARED_REMEDY, image_sizes, shared_files
 from .report import CORRECTED, ERROR, NOTE, Problem, some
-from .segmentations import cannot_be_evaluated, enclosing_box, has_strays, is_degenerate, segmentation_problem
+from .segmentations import cannot_be_evaluated, enclosing_box, has_strays, is_degenerate, is_polygon, segmentation_problem
 
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
+_OUTLINED = 20_000  # simple polygons that are compared with their boxes; the others are read, and no more
 _TOO_MANY = 0.2  # share of objects with the same defect, beyond which the file means something else
 _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 _SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
@@ -38,18 +40,22 @@ class Objects:
     limits: np.ndarray  # float64 [N, 2]: width and height of the image
     crowd: np.ndarray  # bool: marked iscrowd
     ignore: np.ndarray  # bool: marked ignore
+    unlisted: dict[str, np.ndarray]  # positions of annotations whose 'images' or 'categories' are not listed
 
     @classmethod
     def of(cls, content: dict) -> 'Objects':
         images = {image['id']: i for i, image in enumerate(content['images'])}
         categories = {category['id']: i for i, category in enumerate(content['categories'])}
-        rows = [(position, images[a['image_id']], categories[a['category_id']], bool(a.get('iscrowd')), bool(a.get('ignore')))
-                for position, a in enumerate(content['annotations'])
-                if a['image_id'] in images and a['category_id'] in categories]
-        table = np.array(rows, dtype=np.int64).reshape(-1, 5)
-        boxes = np.array([content['annotations'][row[0]]['bbox'] for row in rows], dtype=float).reshape(-1, 4)
-        sizes = np.array([(image['width'], image['height']) for image in content['images']], dtype=float).reshape(-1, 2)
-        return cls(table[:, 0], table[:, 1], table[:, 2], boxes, sizes[table[:, 1]], table[:, 3] > 0, table[:, 4] > 0)
+        annotations = content['annotations']
+        image = np.array([images.get(a.image_id, -1) for a in annotations], dtype=np.int64)
+        category = np.array([categories.get(a.category_id, -1) for a in annotations], dtype=np.int64)
+        known = np.flatnonzero((image >= 0) & (category >= 0))
+        boxes = content['boxes'][known]
+        unlisted = dict(images=np.flatnonzero(image < 0), categories=np.flatnonzero(category < 0))
+        crowd, ignore = (np.array([bool(getattr(a, key)) for a in annotations], dtype=bool)[known]
+                         for key in ('iscrowd', 'ignore'))
+        sizes = np.array([(entry['width'], entry['height']) for entry in content['images']], dtype=float).reshape(-1, 2)
+        return cls(known, image[known], category[known], boxes, sizes[image[known]], crowd, ignore, unlisted)
 
 
 def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
@@ -68,8 +74,8 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
     _check_images(checked, smallest)
     _check_categories(checked)
     _check_ids(checked)
-    _check_references(checked)
     objects = Objects.of(split.content)
+    _check_references(checked, objects)
     if opens_images:
         _check_sizes(checked, objects)
     _check_fields(checked)
@@ -80,7 +86,7 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
         unused |= _check_segmentations(checked, objects, boxless)
     unused |= _check_crowds(checked, objects, crowds)
     _check_use(checked, objects, unused, smallest)
-    checked.summary = _summary(split)
+    checked.summary = _summary(split, objects)
     return checked
 
 
@@ -133,7 +139,7 @@ def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
 
 def _check_categories(checked: CheckedSplit) -> None:
     categories = checked.split.content['categories']
-    ids, wanted = [category['id'] for category in categories], category_names(checked.split.content)
+    ids, wanted = [category['id'] for category in categories], checked.split.category_names
     checked.tell(ERROR, 'category ids used twice', _twice(ids))
     checked.tell(ERROR, 'category names used twice', _twice(wanted))
     parents = [category['name'] for category in categories if category['name'] not in wanted]
@@ -151,49 +157,49 @@ def _check_ids(checked: CheckedSplit) -> None:
                                            list(map(repr, dict.fromkeys(given))), correcting='made whole numbers', needed=True)
     annotations = checked.split.content['annotations']
     # Of an object with id 0 pycocotools never says that it was found; faster-coco-eval neither of negative ones.
-    odd = [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations)
-           if type(a.get('id')) is not int or a['id'] < 1]
-    repeated = _twice(a['id'] for a in annotations if type(a.get('id')) is int and a['id'] >= 1)
+    odd = [a.name(i) for i, a in enumerate(annotations) if type(a.id) is not int or a.id < 1]
+    repeated = _twice(a.id for a in annotations if type(a.id) is int and a.id >= 1)
     checked.needs_copy |= checked.tell(CORRECTED, 'annotation ids used twice or missing, or no whole numbers from 1',
                                        repeated + odd, correcting='all are numbered anew', needed=True)
 
 
-def _check_references(checked: CheckedSplit) -> None:
+def _check_references(checked: CheckedSplit, objects: Objects) -> None:
     """Annotations of images and categories that are not listed; many of them mean that ids are wrong."""
     content = checked.split.content
     annotations = content['annotations']
     for key, part in (('image_id', 'images'), ('category_id', 'categories')):
+        unlisted = objects.unlisted[part]
+        if not len(unlisted):
+            continue
         listed = {entry['id'] for entry in content[part]}
-        unlisted = [a for a in annotations if a[key] not in listed]
         what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
-        used = {a[key] for a in annotations if a[key] is not None}
-        shift = next((shift for shift in (1, -1) if unlisted and part == 'categories'
+        named = _named(checked, unlisted)
+        used = {getattr(a, key) for a in annotations} - {None}
+        shift = next((shift for shift in (1, -1) if part == 'categories'
                       and {number + shift for number in used} <= listed), None)
         if shift:
-            checked.tell(ERROR, what, _named(unlisted), f'their category ids, {min(used)} to {max(used)}, are off by one: the '
+            checked.tell(ERROR, what, named, f'their category ids, {min(used)} to {max(used)}, are off by one: the '
                          f'categories have {min(listed)} to {max(listed)}')
         elif len(unlisted) > _TOO_MANY * len(annotations):
-            checked.tell(ERROR, what, _named(unlisted), f'too many to be annotation errors: {key}s and the ids of {part} do not '
+            checked.tell(ERROR, what, named, f'too many to be annotation errors: {key}s and the ids of {part} do not '
                          'belong together')
         else:
-            checked.tell(NOTE, what, _named(unlisted), 'not used')
+            checked.tell(NOTE, what, named, 'not used')
 
 
 def _check_fields(checked: CheckedSplit) -> None:
     """`area` and `iscrowd`, scores, and how the text is encoded."""
     annotations = checked.split.content['annotations']
-    unfilled = [a.get('area') is None or a.get('iscrowd') is None for a in annotations]
-    useless = [a.get('area') is not None and not a['area'] > 0 for a in annotations]
-    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', _named(annotations, unfilled),
+    unfilled = [i for i, a in enumerate(annotations) if a.area is None or a.iscrowd is None]
+    useless = [i for i, a in enumerate(annotations) if a.area is not None and not a.area > 0]
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', _named(checked, unfilled),
                                        correcting='filled in from the box', needed=True)
-    checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', _named(annotations, useless),
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', _named(checked, useless),
                                        correcting='filled in from the box', needed=True)
-    for position, annotation in enumerate(annotations):
-        if unfilled[position] or useless[position]:
-            area = annotation.get('area') or 0
-            checked.changes[position] = dict(iscrowd=annotation.get('iscrowd') or 0,
-                                             area=area if area > 0 else annotation['bbox'][2] * annotation['bbox'][3])
-    scores = [a['score'] for a in annotations if isinstance(a.get('score'), int | float)]
+    for position in {*unfilled, *useless}:
+        area, box = annotations[position].area or 0, checked.split.content['boxes'][position]
+        checked.changes[position] = dict(area=area if area > 0 else float(box[2] * box[3]))
+    scores = [a.score for a in annotations if a.score is not None]
     if scores:
         checked.tell(NOTE, 'annotations with a score, as predictions have', scores,
                      f'they go from {min(scores)} to {max(scores)}, and all are taken as truth')
@@ -209,8 +215,10 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
     """CVAT writes the box of a rotated rectangle as it was before the rotation, and the angle beside it."""
     annotations, images = checked.split.content['annotations'], checked.split.content['images']
     rotated = []
-    for row, position in enumerate(objects.positions):
-        attributes = annotations[position].get('attributes')
+    has_attributes = np.array([a.attributes is not None for a in annotations], dtype=bool)
+    for row in np.flatnonzero(has_attributes[objects.positions]).tolist():
+        position = int(objects.positions[row])
+        attributes = annotations[position].attributes
         angle = attributes.get('rotation') if isinstance(attributes, dict) else None
         if not isinstance(angle, int | float) or not angle % 180:
             continue
@@ -218,33 +226,37 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
         cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
         size = np.array([width * cos + height * sin, width * sin + height * cos])
         box = np.concatenate([np.array([x + width / 2, y + height / 2]) - size / 2, size])
-        outline = annotations[position].get('segmentation')
+        outline = annotations[position].outline()
         image = images[objects.images[row]]
         if outline and not segmentation_problem(outline, image['height'], image['width']):
             covered = np.array([enclosing_box(outline, image['height'], image['width'])])
             if not _iou(covered, _corners(box[None]))[0] > _iou(covered, _corners(objects.boxes[row:row + 1]))[0]:
                 continue  # the box is that of the outline already
         objects.boxes[row] = box
-        checked.changes.setdefault(int(position), {}).update(bbox=box.tolist())
-        rotated.append(annotations[position])
-    checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', _named(rotated), needed=True,
+        checked.changes.setdefault(position, {}).update(bbox=box.tolist())
+        rotated.append(position)
+    checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', _named(checked, rotated), needed=True,
                                        correcting='made the box around the rotated one')
 
 
 def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     """Objects that are listed twice in every detail; of two, pycocotools lets a prediction match one."""
     annotations = checked.split.content['annotations']
-    first: dict[tuple, list[dict]] = {}
+    key = np.column_stack([objects.images, objects.categories, objects.boxes]) + 0.0  # -0.0 as 0.0
+    mixed = (key.view(np.uint64) * np.array([3, 5, 7, 11, 13, 17], np.uint64) * np.uint64(0x9E3779B97F4A7C15)).sum(1)
+    order = np.argsort(mixed, kind='stable')
+    same_as_before = np.flatnonzero(np.diff(mixed[order]) == 0) + 1
     repeated = np.zeros(len(objects.positions), dtype=bool)
-    for row, position in enumerate(objects.positions):
-        annotation = annotations[position]
-        alike = first.setdefault((objects.images[row], objects.categories[row], *annotation['bbox']), [])
-        repeated[row] = any(other.get('segmentation') == annotation.get('segmentation')
-                            and bool(other.get('iscrowd')) == bool(annotation.get('iscrowd')) for other in alike)
+    first: dict[tuple, list] = {}
+    for row in np.unique(order[np.union1d(same_as_before, same_as_before - 1)]).tolist() if len(same_as_before) else ():
+        annotation = annotations[objects.positions[row]]
+        alike = first.setdefault(tuple(key[row]), [])
+        repeated[row] = any(bytes(other.segmentation) == bytes(annotation.segmentation)
+                            and bool(other.iscrowd) == bool(annotation.iscrowd) for other in alike)
         if not repeated[row]:
             alike.append(annotation)
     positions = objects.positions[repeated].tolist()
-    checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', _named([annotations[i] for i in positions]),
+    checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', _named(checked, positions),
                                        correcting='left out', needed=True)
     checked.left_out.update(positions)
     return repeated
@@ -261,8 +273,8 @@ def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     tiny = ~flat & ~outside & (boxes[:, 2:] < 1).any(1)
 
     def which(mask: np.ndarray) -> list[str]:
-        return [f'annotation {content["annotations"][objects.positions[row]].get("id", "without id")} of '
-                f'{content["images"][objects.images[row]]["file_name"]}' for row in np.flatnonzero(mask)]
+        return [f'{_named(checked, [objects.positions[row]])[0]} of {content["images"][objects.images[row]]["file_name"]}'
+                for row in np.flatnonzero(mask)]
 
     does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
             else dict(consequence='training leaves them out'))
@@ -290,32 +302,41 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nd
     lacking, unreadable, strays = [], [], []
     degenerate = np.zeros(len(objects.positions), dtype=bool)
     covered = np.full((len(objects.positions), 4), np.nan)
-    for row, position in enumerate(objects.positions):
-        annotation, image = annotations[position], content['images'][objects.images[row]]
-        segmentation = annotation.get('segmentation')
+    step = 1 + len(objects.positions) // _OUTLINED
+    decode = msgspec.json.Decoder(list[list[float]]).decode
+    for row, (position, is_boxless) in enumerate(zip(objects.positions.tolist(), boxless.tolist(), strict=True)):
+        try:
+            segmentation = decode(annotations[position].segmentation)
+            is_simple = len(segmentation) == 1 and is_polygon(*segmentation)
+        except msgspec.DecodeError:  # run lengths, nothing, or what is no segmentation
+            segmentation, is_simple = annotations[position].outline(), False
+        if is_simple and row % step:  # nearly all, of a large file
+            continue
+        image = content['images'][objects.images[row]]
         if not segmentation:
-            lacking.append(annotation)
+            lacking.append(position)
         elif text := segmentation_problem(segmentation, image['height'], image['width']):
-            unreadable.append(f'annotation {annotation.get("id", "without id")} of {image["file_name"]} {text}')
+            unreadable.append(f'{_named(checked, [position])[0]} of {image["file_name"]} {text}')
         elif is_degenerate(segmentation):
             degenerate[row] = True
         else:
-            if not boxless[row]:
+            if not is_boxless and not row % step:
                 covered[row] = enclosing_box(segmentation, image['height'], image['width'])
             if has_strays(segmentation):
-                strays.append(annotation)
-    checked.tell(ERROR, 'annotations with a box but no mask', _named(lacking),
+                strays.append(position)
+    checked.tell(ERROR, 'annotations with a box but no mask', _named(checked, lacking),
                  'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
     checked.tell(ERROR, 'segmentations that cannot be read', unreadable)
     _check_masks_in_boxes(checked, objects, covered)
-    without_points = _named([annotations[i] for i in objects.positions[degenerate]])
+    without_points = _named(checked, objects.positions[degenerate])
     points, parts = 'polygons of fewer than three points', 'segmentations with parts of an odd count or fewer than three points'
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out')
         return degenerate
-    stops = any(cannot_be_evaluated(annotation['segmentation']) for annotation in strays)
+    stops = any(cannot_be_evaluated(annotations[i].outline()) for i in strays)
     checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
-    checked.needs_copy |= checked.tell(CORRECTED, parts, _named(strays), correcting='these parts are left out', needed=stops)
+    checked.needs_copy |= checked.tell(CORRECTED, parts, _named(checked, strays), correcting='these parts are left out',
+                                       needed=stops)
     checked.left_out.update(objects.positions[degenerate].tolist())
     return degenerate
 
@@ -324,8 +345,7 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
     """Whether masks lie in their boxes; where many do not, what their numbers are instead."""
     known = np.flatnonzero(~np.isnan(covered).any(1))
     away = known[~_belong(covered[known], _corners(objects.boxes[known]))]
-    annotations = checked.split.content['annotations']
-    named = _named([annotations[i] for i in objects.positions[away]])
+    named = _named(checked, objects.positions[away])
     if len(away) <= _TOO_MANY * len(known):
         checked.tell(NOTE, 'masks that do not lie in their boxes', named, 'look at them: one of both is wrong')
         return
@@ -351,7 +371,7 @@ def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.nd
     boxes = np.full((len(rows), 4), np.nan)
     for i, row in enumerate(rows):
         image = content['images'][objects.images[row]]
-        segmentation = content['annotations'][objects.positions[row]]['segmentation']
+        segmentation = content['annotations'][objects.positions[row]].outline()
         if isinstance(segmentation, dict):
             boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
     return boxes
@@ -408,17 +428,23 @@ def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -
 def _by_class(checked: CheckedSplit, objects: Objects, mask: np.ndarray) -> collections.Counter:
     """How many objects of a mask there are by class name."""
     categories = checked.split.content['categories']
-    return collections.Counter(categories[i]['name'] for i in objects.categories[mask])
+    counts = np.bincount(objects.categories[mask], minlength=len(categories)).tolist()
+    by_class = collections.Counter()
+    for category, count in zip(categories, counts, strict=True):
+        by_class[category['name']] += count
+    return +by_class
 
 
 def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smallest: int) -> None:
     """How many objects are used of those in the file, by class; and classes that have none."""
     content = checked.split.content
-    names = {category['id']: category['name'] for category in content['categories']}
     missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
     small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
     unused = unused | missing[objects.images] | (small[objects.images] & (not checked.evaluated))
-    in_file = collections.Counter(names.get(a['category_id'], 'not listed') for a in content['annotations'])
+    in_file = _by_class(checked, objects, np.ones_like(unused))
+    names = {category['id']: category['name'] for category in content['categories']}
+    for position in np.union1d(*objects.unlisted.values()).tolist():
+        in_file[names.get(content['annotations'][position].category_id, 'not listed')] += 1
     used = _by_class(checked, objects, ~unused)
     checked.instances = used
     lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
@@ -430,25 +456,26 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
         shares = [f'{count} of {in_file[name]} {name}' for name, count in sorted(lost.items(), key=lambda item: -item[1])]
         checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))
     if not checked.evaluated:
-        checked.tell(NOTE, 'classes without an instance', [name for name in category_names(content) if not used[name]])
+        checked.tell(NOTE, 'classes without an instance', [name for name in checked.split.category_names if not used[name]])
 
 
-def _named(annotations: Sequence[dict], mask: Sequence[bool] | None = None) -> list[str]:
-    """'annotation 7' for each, or for those of a mask."""
-    return [f'annotation {a.get("id", f"number {i}")}' for i, a in enumerate(annotations) if mask is None or mask[i]]
+def _named(checked: CheckedSplit, positions: Sequence[int]) -> list[str]:
+    """'annotation 7' for each position in `annotations`."""
+    annotations = checked.split.content['annotations']
+    return [annotations[i].name(i) for i in positions]
 
 
 def _twice(values) -> list:
     return [value for value, count in collections.Counter(values).items() if count > 1]
 
 
-def _summary(split: CocoSplit) -> str:
-    images, annotations = split.content['images'], split.content['annotations']
-    annotated = {a['image_id'] for a in annotations}
-    empty = sum(image['id'] not in annotated for image in images)
+def _summary(split: CocoSplit, objects: Objects) -> str:
+    images, annotations, boxes = (split.content[part] for part in ('images', 'annotations', 'boxes'))
+    empty = len(images) - len(np.unique(objects.images))
     ends = [choose(images, key=lambda image: image['height'] * image['width']) for choose in (min, max)]
     sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
-    areas = np.array([a.get('area') or a['bbox'][2] * a['bbox'][3] for a in annotations], dtype=float)
+    areas = np.array([a.area or 0 for a in annotations], dtype=float)
+    areas = np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3])
     small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()
     return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
             f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '

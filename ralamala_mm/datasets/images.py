@@ -1,6 +1,7 @@
 """Images read with care: found by names of other systems, complete files alone, upright; faults reported or skipped."""
 
 import fcntl
+import hashlib
 import io
 import logging
 import os
@@ -67,23 +68,33 @@ def shared_files(names: Collection[str], folder: str | os.PathLike[str] = '') ->
 
 
 def same_images(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Files of the second list that are in the first: by path, or, of up to `_HASHED` of each size, by content."""
-    paths = {os.path.realpath(path) for path in first}
-    by_size = defaultdict(list)
+    """Files of the second list that are in the first: the same file, or, of a sample, one of the same content."""
+    files, by_size = set(), defaultdict(list)
     for path in first:
-        by_size[os.path.getsize(path)].append(path)
-    found = []
-    hashed = 0
+        state = os.stat(path)
+        files.add((state.st_dev, state.st_ino))
+        by_size[state.st_size].append(path)
+    digests: dict[int, set[bytes]] = {}
+    found, left = [], _HASHED
     for path in second:
-        alike = by_size.get(os.path.getsize(path), [])[:_HASHED]
-        if os.path.realpath(path) in paths:
+        state = os.stat(path)
+        if (state.st_dev, state.st_ino) in files:
             found.append(path)
-        elif alike and hashed < _HASHED:
-            hashed += 1
-            content = Path(path).read_bytes()
-            if any(Path(other).read_bytes() == content for other in alike):
-                found.append(path)
+            continue
+        alike = by_size.get(state.st_size)
+        if not alike or left <= 0:
+            continue
+        if state.st_size not in digests:
+            digests[state.st_size] = set(map(_digest, alike[:left]))
+            left -= len(alike)
+        left -= 1
+        if _digest(path) in digests[state.st_size]:
+            found.append(path)
     return found
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes()).digest()
 
 
 def _ways(path: str) -> Iterator[str]:

@@ -56,6 +56,11 @@ def outlines(segmentation: list) -> list:
     return [polygon for polygon in segmentation if _is_outline(polygon)]
 
 
+def is_polygon(points: Sequence[float]) -> bool:
+    """Whether numbers x, y, x, y, … are at least three points that pycocotools can draw."""
+    return len(points) >= 6 and not len(points) % 2 and max(points) <= _FARTHEST and min(points) >= -_FARTHEST
+
+
 def _is_outline(polygon: Sequence) -> bool:
     return len(polygon) >= 6 and len(polygon) % 2 == 0
 

@@ -1,17 +1,17 @@
 """`--data DIR`: a user's own data inspected, reported, and put into a config without editing it."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import msgspec
 from mmengine.config import Config, ConfigDict
 
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .coco import CheckedSplit, CocoSplit, category_names, corrected_copy, find_coco
+from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, same_images, shared_files
@@ -155,14 +155,14 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     known = weights_classes or config_classes(config)
     inspected = list(dict.fromkeys(chosen.values()))
     if training and training not in inspected and not weights_classes and any(
-            category_names(split.content) != list(known) for split in inspected):
+            split.category_names != list(known) for split in inspected):
         inspected.insert(0, training)  # whose classes are the model's, in its order
     checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config),
                                        crowds=crowds) for split in inspected}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems
-    classes = list(weights_classes or category_names(inspected[0].content))
+    classes = list(weights_classes or inspected[0].category_names)
     counted = checked[inspected[0].name].instances
     report.classes = [(name, str(counted[name])) for name in sorted(classes, key=counted.__getitem__, reverse=True)]
     report.problems += _category_problems(classes, checked, 'the weights' if weights_classes else 'training')
@@ -214,7 +214,7 @@ def _category_problems(classes: Sequence[str], checked: dict[str, CheckedSplit],
     for name, split in checked.items():
         if unknown := sorted(set(split.instances) - set(classes)):
             problems.append(Problem(ERROR, name, f'has instances of {", ".join(unknown)}, unknown to {whose}'))
-        elif category_names(split.split.content) != list(classes):
+        elif split.split.category_names != list(classes):
             text = f'categories differ from those of {whose}, or in order; put into that order'
             problems.append(Problem(CORRECTED, name, text))
             split.needs_copy = True
@@ -231,7 +231,7 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
         found = checked[split.name]
         divided = split.name in ('train', 'all') and (mode != 'train' or chosen.get('val') is split)
         if divided:
-            annotated = {a['image_id'] for i, a in enumerate(split.content['annotations']) if i not in found.left_out}
+            annotated = {a.image_id for i, a in enumerate(split.content['annotations']) if i not in found.left_out}
             rest, held_out = hold_out(split.content['images'], split.root, lambda image, ids=annotated: image['id'] in ids)
             copy = corrected_copy(found, classes, rest if mode == 'train' else held_out)
             files[mode] = _write(folder / ('train.json' if mode == 'train' else 'val.json'), copy)
@@ -264,7 +264,7 @@ def _set_coco_paths(config: Config, chosen: dict[str, CocoSplit], files: dict[st
 def _write(path: Path, content: dict) -> Path:
     if not content['annotations']:
         raise UserError(f'nothing would be left of the annotations for {path.stem}')
-    return atomic_write(path, lambda unfinished: unfinished.write_text(json.dumps(content)))
+    return atomic_write(path, lambda unfinished: unfinished.write_bytes(msgspec.json.encode(content)))
 
 
 def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None,

@@ -24,7 +24,7 @@ from mmengine.utils import ProgressBar
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .coco import CocoSplit, category_names
+from .coco import CocoSplit
 from .coco_checks import check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
 from .diagnosis import explain_dataset_error, names_problem
@@ -302,7 +302,7 @@ def _check_annotations(config: Config, split: str, dataset: ConfigDict, report: 
         report.faults.append(Fault(split, str(path), 'annotations', str(error)))
         return
     report.add_problems(checked.problems, str(path), is_corrected=False)
-    classes, names = config_classes(config), category_names(coco.content)
+    classes, names = config_classes(config), coco.category_names
     in_file, in_config = [name for name in names if name in classes], [name for name in classes if name in names]
     if in_file != in_config:
         text = (f'the categories of {path} come in another order than the config\'s classes, and MMDetection numbers labels by '

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-if missing := [name for name in ('mmcv', 'pycocotools') if find_spec(name) is None]:
+if missing := [name for name in ('mmcv', 'pycocotools', 'msgspec') if find_spec(name) is None]:
     raise ImportError(f'the tools need {" and ".join(missing)}: run `make install`, or follow the README\'s section '
                       '"Install into an environment of your own"')
 
@@ -31,8 +31,7 @@ from .work_dir import RECORDERS, claim_work_dir, use_recorders
 
 __all__ = [
     'RECORDERS', 'Console', 'DependableRunner', 'Training', 'add_amp_options', 'add_cfg_options', 'add_data_options',
-    'add_traceback_option',
-    'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'checkpoint_folder',
+    'add_traceback_option', 'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'checkpoint_folder',
     'claim_folders', 'claim_work_dir', 'drop_validation', 'keep_operators_in_fp32', 'launched_rank', 'load_config',
     'prepare_config', 'prepare_data', 'prepare_evaluation', 'prepare_training', 'run', 'runner_parser', 'resolve_pretrained',
     'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_recorders', 'use_resume',
