@@ -123,6 +123,8 @@ def _run(calls: Sequence[Call], limit: float, at_once: int, environment: dict[st
 
 
 def _serve() -> None:
+    answers = os.fdopen(os.dup(1), 'w')  # which children do not inherit as their output
+    os.dup2(2, 1)  # libraries print while they are imported
     import mmdet.apis
     import mmseg.apis
     import torch._dynamo  # which every optimizer imports
@@ -133,7 +135,6 @@ def _serve() -> None:
     assert all((mmdet, mmseg, torch, ralamala_mm))
     load_config('configs/demo/maskrcnn_ravlt_t_shapes.py')  # imports what MMEngine finds other packages' configs with
     assert len(os.listdir('/proc/self/task')) == 1, 'a process of several threads is not to be forked'
-    answers = os.fdopen(os.dup(1), 'w')  # which children do not inherit as their output
     for line in sys.stdin:
         request = json.loads(line)
         calls = [Call(**call) for call in request['calls']]

@@ -1,6 +1,7 @@
 """COCO annotation files read into entries with types; segmentations stay text until they are needed, so that a million fit."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
             marks, areas = {a.iscrowd for a in found.annotations}, [a.area or 0 for a in found.annotations]
             if marks <= {None, 0, 1} and max(np.abs(boxes).max(), max(areas), -min(areas)) < _FARTHEST:
                 return content | dict(boxes=boxes), None
-    except (msgspec.DecodeError, ValueError, RecursionError):  # the slow way says in our words what is wrong, and reads all that Python does
-        pass
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        logging.getLogger(__name__).debug('%s is read by Python, which says what is wrong or reads it: %s', path, error)
     return _read_slowly(text)
 
 

@@ -138,8 +138,8 @@ def make_shapes(root: Path, train: int = 400, val: int = 100, size: int = 128, s
             scene, name = make_scene((seed, SPLIT_SEEDS[split], i), size), f'{i:05d}.png'
             cv2.imwrite(str(folders['image'] / name), scene.image)
             cv2.imwrite(str(folders['semantic'] / name), semantic_mask(scene))
-            images.append(dict(id=i, file_name=name, height=size, width=size))
-            annotations += scene_annotations(scene, image_id=i)
+            images.append(dict(id=i + 1, file_name=name, height=size, width=size))
+            annotations += scene_annotations(scene, image_id=i + 1)
         categories = [dict(id=i + 1, name=name) for i, name in enumerate(CATEGORIES)]
         numbered = [dict(annotation, id=i + 1) for i, annotation in enumerate(annotations)]
         content = dict(images=images, annotations=numbered, categories=categories)

@@ -31,9 +31,9 @@ from .work_dir import RECORDERS, claim_work_dir, use_recorders
 
 __all__ = [
     'RECORDERS', 'Console', 'DependableRunner', 'Training', 'add_amp_options', 'add_cfg_options', 'add_data_options',
-    'add_traceback_option', 'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count', 'checkpoint_folder',
-    'claim_folders', 'claim_work_dir', 'drop_validation', 'keep_operators_in_fp32', 'launched_rank', 'load_config',
-    'prepare_config', 'prepare_data', 'prepare_evaluation', 'prepare_training', 'run', 'runner_parser', 'resolve_pretrained',
-    'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_recorders', 'use_resume',
+    'add_traceback_option', 'add_trust_option', 'build_model', 'build_runner', 'check_output', 'check_process_count',
+    'checkpoint_folder', 'claim_folders', 'claim_work_dir', 'drop_validation', 'keep_operators_in_fp32', 'launched_rank',
+    'load_config', 'prepare_config', 'prepare_data', 'prepare_evaluation', 'prepare_training', 'resolve_pretrained', 'run',
+    'runner_parser', 'start_processes', 'use_amp', 'use_auto_scale_lr', 'use_detection_output', 'use_recorders', 'use_resume',
     'use_segmentation_output', 'use_test_time_augmentation', 'use_visualization',
 ]

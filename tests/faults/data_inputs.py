@@ -270,7 +270,7 @@ ANNOTATIONS = [
              r'without "file_name" in "images" \(number 3'),
     BadInput('image with a number as name', annotations(lambda c: c['images'][3].update(file_name=3), by_config=True),
              r'file_name that is no text'),
-    BadInput('image ids used twice', annotations(lambda c: c['images'][1].update(id=0)), AS_IT_IS),
+    BadInput('image ids used twice', annotations(lambda c: c['images'][1].update(id=1)), AS_IT_IS),
     BadInput('names of two cameras for one file', annotations(cameras), AS_IT_IS),
     BadInput('names of two cameras for one file, by config', annotations(cameras, by_config=True),
              r'has different names that lead to one file, such as \S+cam0\S+00000\.png and \S+cam1\S+00000\.png; the folders in'),

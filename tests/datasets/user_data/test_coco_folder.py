@@ -147,7 +147,7 @@ def test_a_corrected_copy_is_read_whole(config: Callable, coco: Path, capsys: py
 
 
 @pytest.mark.parametrize(('defect', 'message'), [
-    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR     train: image ids used twice: 1 (0)'),
+    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'ERROR     train: image ids used twice: 1 (1)'),
     (lambda c: c['images'][0].update(width=64), 'images of another size than the annotations say, of 12 inspected: 1 '
                                                 '(00000.png is 128×128, not 64×128)'),
     (lambda c: c['categories'][1].update(id=1), 'ERROR     train: category ids used twice: 1 (1)'),

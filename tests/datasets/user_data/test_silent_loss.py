@@ -314,8 +314,8 @@ def test_sizes_of_stored_images_with_boxes_of_rotated_ones(config: Callable, coc
 
     def change(content: dict) -> None:
         content['images'][0].update(width=128, height=64)
-        content['annotations'] = [a for a in content['annotations'] if a['image_id']]
-        content['annotations'].append(dict(id=900, image_id=0, category_id=1, bbox=[10, 70, 40, 50], area=2000, iscrowd=0,
+        content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 1]
+        content['annotations'].append(dict(id=900, image_id=1, category_id=1, bbox=[10, 70, 40, 50], area=2000, iscrowd=0,
                                            segmentation=[[10, 70, 50, 70, 50, 120, 10, 120]]))
 
     edit(coco, change, ('train',))
