@@ -70,7 +70,7 @@ def summary(text: str, code: int) -> str:
     counted = re.findall(r'^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s', text, re.MULTILINE)
     if not counted:
         return f'make failed: {(text.strip().splitlines() or ["no output"])[-1][:80]}'
-    result = re.sub(r', \d+ warnings?$', '', counted[-1])
+    result = re.sub(r', \d+ warnings?', '', counted[-1])
     return f'{result}, exit code {code}' if code and 'failed' not in result and 'error' not in result else result
 
 

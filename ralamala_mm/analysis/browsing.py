@@ -229,7 +229,7 @@ def _draw_row(dataset: Dataset, index: int, versions: int, segments: bool) -> li
         if not segments:
             annotated_side = max((original if _keeps_annotations(dataset) else image).shape[:2])
             boxes = annotated.boxes * (max(shown.shape[:2]) / annotated_side)
-            shown = draw_objects(shown, boxes, annotated.labels, classes, palette, masks=annotated.outlines)
+            shown = draw_objects(shown, boxes, annotated.labels, classes, palette, masks=annotated.rles)
         elif annotated is not None:
             shown = draw_areas(shown, annotated, classes, palette)
         row.append(caption(shown, text))
@@ -291,10 +291,10 @@ def _original(dataset: Dataset, index: int, info: dict, segments: bool) -> tuple
     if segments:
         return image, _read_mask(dataset, index)
     instances = info.get('instances') or []
-    outlines = None
+    rles = None
     if instances and all('mask' in one for one in instances):
-        outlines = [compressed(one['mask'], *image.shape[:2]) for one in instances]
-    return image, Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances], outlines=outlines)
+        rles = [compressed(one['mask'], *image.shape[:2]) for one in instances]
+    return image, Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances], rles=rles)
 
 
 def _transformed(sample: dict, segments: bool) -> tuple[np.ndarray, Objects | np.ndarray | None]:
@@ -306,10 +306,10 @@ def _transformed(sample: dict, segments: bool) -> tuple[np.ndarray, Objects | np
         return image, labels
     found = annotated.gt_instances
     boxes = getattr(found.bboxes, 'tensor', found.bboxes)
-    outlines = None
+    rles = None
     if 'masks' in found and len(found):
-        outlines = list(map(encode, found.masks.to_ndarray()))
-    return image, Objects(boxes.numpy(), found.labels.numpy(), outlines=outlines)
+        rles = list(map(encode, found.masks.to_ndarray()))
+    return image, Objects(boxes.numpy(), found.labels.numpy(), rles=rles)
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:

@@ -31,14 +31,14 @@ class Objects:
         labels: `[n]`, indices of classes.
         scores: `[n]`; 1 for what is annotated.
         crowd: `[n]`, whether it is a region of many objects, within which predictions count neither way.
-        outlines: COCO's compressed run lengths, one per object; None without masks.
+        rles: COCO's compressed run lengths, one per object; None without masks.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
-    outlines: list[dict] | None = None
+    rles: list[dict] | None = None
 
     def __post_init__(self):
         self.boxes = np.asarray(self.boxes, np.float64).reshape(-1, 4)
@@ -52,13 +52,13 @@ class Objects:
     def __getitem__(self, chosen: np.ndarray) -> 'Objects':
         """Those that a boolean mask or an index array `[m]` chooses."""
         indices = np.arange(len(self))[chosen]
-        outlines = None if self.outlines is None else [self.outlines[i] for i in indices]
-        return Objects(self.boxes[indices], self.labels[indices], self.scores[indices], self.crowd[indices], outlines)
+        rles = None if self.rles is None else [self.rles[i] for i in indices]
+        return Objects(self.boxes[indices], self.labels[indices], self.scores[indices], self.crowd[indices], rles)
 
     def shapes(self, kind: str) -> np.ndarray | list[dict]:
         """What pycocotools takes: boxes as left, top, width, height for 'bbox', run lengths for 'segm'."""
         if kind == 'segm':
-            return self.outlines or []
+            return self.rles or []
         return np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
 
 

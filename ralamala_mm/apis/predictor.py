@@ -306,8 +306,8 @@ class Predictor:
 
         Args:
             items: a name for the caller, and an image `[H, W, 3]`. A path as a name is noted in the data sample.
-            on_failure: told of images that cannot be predicted, which are passed over then; without it the error is raised.
-            on_tiles: told of tiles as they are predicted.
+            on_failure: called with images that cannot be predicted, which are skipped then; without it the error is raised.
+            on_tiles: called as tiles are predicted.
 
         Yields:
             Name, image and data sample, in order.

@@ -163,7 +163,7 @@ def fetch(url: str) -> Path:
 
 
 def check_file(path: Path, location: str) -> None:
-    """Whether a local file can be a checkpoint at all, told before anything large is built.
+    """Whether a local file can be a checkpoint at all, reported before anything large is built.
 
     Raises:
         UserError: it is missing, a folder, or empty.

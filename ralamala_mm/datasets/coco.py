@@ -22,7 +22,7 @@ from .coco_file import read_coco
 from .images import find_file
 from .locating import ImageIndex, is_hidden, subfolders
 from .report import CORRECTED, Problem, problem, some, split_name, split_of
-from .segmentations import outlines
+from .segmentations import valid_polygons
 
 _PATTERNS = ('instances*.json', '*_annotations.coco.json', '*coco*.json', '*train*.json', '*val*.json', '*test*.json',
              'annotations.json', 'labels.json', 'result.json', '*.json')
@@ -284,9 +284,9 @@ def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequen
         if annotation.ignore:
             entry['ignore'] = 1
         if annotation.segmentation:
-            outline = annotation.outline() if checked.evaluated else None
+            segmentation = annotation.decoded_segmentation() if checked.evaluated else None
             # By the first polygon, pycocotools judges all.
-            entry['segmentation'] = outlines(outline) if isinstance(outline, list) else annotation.segmentation
+            entry['segmentation'] = valid_polygons(segmentation) if isinstance(segmentation, list) else annotation.segmentation
         annotations.append(entry | checked.changes.get(position, {}))
     categories = [dict(id=number, name=name) for name, number in numbers.items()]
     return dict(images=kept, annotations=annotations, categories=categories)

@@ -226,12 +226,12 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
         cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
         size = np.array([width * cos + height * sin, width * sin + height * cos])
         box = np.concatenate([np.array([x + width / 2, y + height / 2]) - size / 2, size])
-        outline = annotations[position].outline()
+        segmentation = annotations[position].decoded_segmentation()
         image = images[objects.images[row]]
-        if outline and not segmentation_problem(outline, image['height'], image['width']):
-            covered = np.array([enclosing_box(outline, image['height'], image['width'])])
+        if segmentation and not segmentation_problem(segmentation, image['height'], image['width']):
+            covered = np.array([enclosing_box(segmentation, image['height'], image['width'])])
             if not _iou(covered, _corners(box[None]))[0] > _iou(covered, _corners(objects.boxes[row:row + 1]))[0]:
-                continue  # the box is that of the outline already
+                continue  # the box is that of the rotated mask already
         objects.boxes[row] = box
         checked.changes.setdefault(position, {}).update(bbox=box.tolist())
         rotated.append(position)
@@ -309,7 +309,7 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nd
             segmentation = decode(annotations[position].segmentation)
             is_simple = len(segmentation) == 1 and is_polygon(*segmentation)
         except msgspec.DecodeError:  # run lengths, nothing, or what is no segmentation
-            segmentation, is_simple = annotations[position].outline(), False
+            segmentation, is_simple = annotations[position].decoded_segmentation(), False
         if is_simple and row % step:  # nearly all, of a large file
             continue
         image = content['images'][objects.images[row]]
@@ -333,7 +333,7 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nd
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out')
         return degenerate
-    stops = any(cannot_be_evaluated(annotations[i].outline()) for i in strays)
+    stops = any(cannot_be_evaluated(annotations[i].decoded_segmentation()) for i in strays)
     checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
     checked.needs_copy |= checked.tell(CORRECTED, parts, _named(checked, strays), correcting='these parts are left out',
                                        needed=stops)
@@ -371,7 +371,7 @@ def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.nd
     boxes = np.full((len(rows), 4), np.nan)
     for i, row in enumerate(rows):
         image = content['images'][objects.images[row]]
-        segmentation = content['annotations'][objects.positions[row]].outline()
+        segmentation = content['annotations'][objects.positions[row]].decoded_segmentation()
         if isinstance(segmentation, dict):
             boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
     return boxes

@@ -40,7 +40,7 @@ class Annotation(Struct, gc=False):
     score: float | None = None
     attributes: Any = None
 
-    def outline(self) -> object:
+    def decoded_segmentation(self) -> object:
         """The segmentation: a list of polygons, run lengths, or None."""
         return msgspec.json.decode(self.segmentation) if self.segmentation else None
 

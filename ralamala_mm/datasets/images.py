@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import os
+import struct
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -282,6 +283,9 @@ def decode(content: bytes, path: str, flag: str = 'color', backend: str = 'cv2',
         raise FileUserError(f'image {path} cannot be decoded by {backend}: {reason or type(error).__name__}',
                             'undecodable') from error
     if image is None:
+        if (channels := _tiff_channels(content)) and channels > 4:
+            raise FileUserError(f'image {path} has {channels} channels, and models here take three: save three of them as an '
+                                'image', 'channels')
         kind = ', a TIFF of 32 or 64 bits a value, perhaps: save it with 8 or 16' if content.startswith(_TIFF) else ''
         raise FileUserError(f'image {path} cannot be decoded by {backend}{kind}', 'undecodable')
     if image.dtype.kind == 'f' and not np.isfinite(image).all():
@@ -306,6 +310,23 @@ def _decode(content: bytes, flag: str, backend: str) -> np.ndarray | None:
     elif backend == 'pillow' and flag != 'unchanged' and _mode(content).startswith(('I', 'F')):
         backend = 'cv2'  # Pillow makes 255 of all that 8 bits do not hold; OpenCV scales 16 bits, and refuses 32
     return mmcv.imfrombytes(content, flag=flag, backend=backend)
+
+
+def _tiff_channels(content: bytes) -> int | None:
+    """Samples per pixel (tag 277) of a TIFF, as its first directory says; None for other files, and where nothing says so."""
+    if content[:4] not in _TIFF[:2]:
+        return None
+    order = '<' if content[:2] == b'II' else '>'
+    try:
+        (start,) = struct.unpack_from(f'{order}I', content, 4)
+        (count,) = struct.unpack_from(f'{order}H', content, start)
+        for i in range(count):
+            tag, _, _, value = struct.unpack_from(f'{order}HHIH', content, start + 2 + 12 * i)
+            if tag == 277:
+                return value
+    except struct.error:
+        return None
+    return None
 
 
 def _mode(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Boxes and outlines handed to MMDetection only if they fit their image: what does not would end a worker, or give NaN."""
+"""Boxes and segmentations handed to MMDetection only if they fit their image: what does not would end a worker, or give NaN."""
 
 import math
 
@@ -9,10 +9,10 @@ from .segmentations import cannot_be_evaluated, segmentation_problem
 
 
 class LoadCheckedInstances(LoadAnnotations):
-    """MMDetection's `LoadAnnotations` that refuses boxes and outlines which it, or pycocotools, cannot read.
+    """MMDetection's `LoadAnnotations` that refuses boxes and segmentations which it, or pycocotools, cannot read.
 
     Args:
-        evaluated: whether metrics are computed on the data; then outlines that are, or begin with, a polygon of fewer than
+        evaluated: whether metrics are computed on the data; then segmentations that are, or begin with, a polygon of fewer than
             three points, which training leaves out, are refused too, as the metric stumbles over them.
         bad_files: arguments of `BadFilePolicy`; by default the first bad annotation is an error.
 
@@ -46,6 +46,6 @@ class LoadCheckedInstances(LoadAnnotations):
         if problem := segmentation_problem(instance['mask'], height, width):
             return f'{problem} (segmentation)'
         if self.evaluated and cannot_be_evaluated(instance['mask']):
-            return ('has an outline that is, or begins with, a part of fewer than three points, which cannot be evaluated: '
-                    '--data DIR leaves such parts out')
+            return ('has a segmentation that is, or begins with, a polygon of fewer than three points, which cannot be '
+                    'evaluated: --data DIR leaves such parts out')
         return None

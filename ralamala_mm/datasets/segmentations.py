@@ -38,7 +38,7 @@ def segmentation_problem(segmentation: object, height: int, width: int) -> str |
 
 def is_degenerate(segmentation: object) -> bool:
     """Polygons without one of at least three points: learnt from by nobody, and taken for boxes by pycocotools."""
-    return isinstance(segmentation, list) and not any(_is_outline(polygon) for polygon in segmentation)
+    return isinstance(segmentation, list) and not any(_has_points(polygon) for polygon in segmentation)
 
 
 def cannot_be_evaluated(segmentation: object) -> bool:
@@ -48,12 +48,12 @@ def cannot_be_evaluated(segmentation: object) -> bool:
 
 def has_strays(segmentation: object) -> bool:
     """Polygons of which some, and not all, have an odd count or fewer than three points; training leaves these parts out."""
-    return isinstance(segmentation, list) and 0 < len(outlines(segmentation)) < len(segmentation)
+    return isinstance(segmentation, list) and 0 < len(valid_polygons(segmentation)) < len(segmentation)
 
 
-def outlines(segmentation: list) -> list:
+def valid_polygons(segmentation: list) -> list:
     """The polygons of at least three points."""
-    return [polygon for polygon in segmentation if _is_outline(polygon)]
+    return [polygon for polygon in segmentation if _has_points(polygon)]
 
 
 def is_polygon(points: Sequence[float]) -> bool:
@@ -61,7 +61,7 @@ def is_polygon(points: Sequence[float]) -> bool:
     return len(points) >= 6 and not len(points) % 2 and max(points) <= _FARTHEST and min(points) >= -_FARTHEST
 
 
-def _is_outline(polygon: Sequence) -> bool:
+def _has_points(polygon: Sequence) -> bool:
     return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
@@ -124,7 +124,7 @@ def enclosing_box(segmentation: object, height: int, width: int, by_rows: bool =
         by_rows: read run lengths row by row, and not column by column as COCO does.
     """
     if isinstance(segmentation, list):
-        points = [value for polygon in outlines(segmentation) for value in polygon]
+        points = [value for polygon in valid_polygons(segmentation) for value in polygon]
         return (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])) if points else (math.nan,) * 4
     size = (width, height) if by_rows else (height, width)
     rle = dict(size=size, counts=segmentation['counts'])

@@ -30,25 +30,25 @@ class Scene:
     masks: list[np.ndarray]
 
 
-def regular_outline(points: int, inner: float = 1.0) -> np.ndarray:
+def regular_polygon(points: int, inner: float = 1.0) -> np.ndarray:
     """Corners on the unit circle, `[points, 2]`; every second one is drawn in to radius `inner`."""
     angle = 2 * np.pi * np.arange(points) / points
     radius = np.where(np.arange(points) % 2, inner, 1.0)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-OUTLINES = {
-    'circle': regular_outline(48),
-    'square': regular_outline(4),
-    'triangle': regular_outline(3),
-    'star': regular_outline(10, inner=0.42),
+POLYGONS = {
+    'circle': regular_polygon(48),
+    'square': regular_polygon(4),
+    'triangle': regular_polygon(3),
+    'star': regular_polygon(10, inner=0.42),
 }
 
 
 def draw_mask(category: str, size: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """Boolean `[size, size]` mask of a turned shape; parts outside the image are cut off."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    corners = (OUTLINES[category] @ turn.T * radius + centre) * SUPERSAMPLING
+    corners = (POLYGONS[category] @ turn.T * radius + centre) * SUPERSAMPLING
     canvas = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
     cv2.fillPoly(canvas, [np.round(corners).astype(np.int32)], 255)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) >= 128

@@ -1,4 +1,4 @@
-"""What the command lines have in common: shared options, and errors told in one sentence."""
+"""What the command lines have in common: shared options, and errors reported in one sentence."""
 
 import argparse
 import logging
@@ -24,7 +24,7 @@ from .distributed import launched_rank
 from .interruption import TrainingStoppedError
 from .progress import wipe_line
 
-# What the error's type and text hold; what is told; what may be done in any tool; and what where a tool has the option,
+# What the error's type and text hold; what is reported; what may be done in any tool; and what where a tool has the option,
 # of which `resume` is the training's. The first that matches counts.
 _FAILURES = (
     (r'DataLoader worker.*Bus error|unable to [\w ()]+<[^>]*torch_',

@@ -61,7 +61,7 @@ def with_open_sizes(model: nn.Module) -> nn.Module:
 
 
 def dummy_samples(count: int, shape: tuple[int, int]) -> list:
-    """What MMSegmentation is told of images that are their own size."""
+    """The metainfo of images that are their own size, as MMSegmentation expects it."""
     from mmseg.structures import SegDataSample
 
     return [SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))) for _ in range(count)]

@@ -167,7 +167,7 @@ class _Problem(NamedTuple):
 
 
 _problems: dict[tuple[str, torch.device, torch.dtype, int], _Problem | None] = {}  # what was decided; None: kernels are used
-_reported: set[str] = set()  # sentences of faults that a warning told
+_reported: set[str] = set()  # sentences of faults that were reported by a warning
 _lock = threading.Lock()
 
 

@@ -77,7 +77,7 @@ def test_predictions_in_a_crowd_count_neither_way():
 def test_the_overlap_of_masks_decides_for_masks():
     # The boxes are the same; of the object the lower half alone belongs to the mask.
     half, whole = compressed([[0, 5, 10, 5, 10, 10, 0, 10]], 20, 20), compressed([[0, 0, 10, 0, 10, 10, 0, 10]], 20, 20)
-    one = DetectedImage('', 20, 20, Objects([FIRST], [0], outlines=[whole]), Objects([FIRST], [0], [0.9], outlines=[half]))
+    one = DetectedImage('', 20, 20, Objects([FIRST], [0], rles=[whole]), Objects([FIRST], [0], [0.9], rles=[half]))
     assert break_down_errors([one], 'bbox').counts == dict.fromkeys(KINDS, 0)
     assert break_down_errors([one], 'segm', foreground=0.6).counts['localisation'] == 1
 

@@ -96,7 +96,7 @@ def by_show_dir(label: int) -> list[np.ndarray]:
 
 
 def by_report(label: int) -> list[np.ndarray]:
-    objects = Objects([BOX], [label], [0.87], outlines=[encode(mask_of(BOX))])
+    objects = Objects([BOX], [label], [0.87], rles=[encode(mask_of(BOX))])
     image = DetectedImage('a.png', *GRAY.shape[:2], objects, objects)
     predictions = Predictions(Path('a.pth'), CLASSES, PALETTE, 1)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,12 +1,13 @@
 """Whole images pass, whatever their format; damaged ones are named."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ralamala_mm.datasets.images import check_image
+from ralamala_mm.datasets.images import check_image, decode
 from ralamala_mm.errors import UserError
 
 
@@ -46,3 +47,17 @@ def test_a_cut_photo_with_a_whole_thumbnail():
 def test_no_image(content: bytes, message: str):
     with pytest.raises(UserError, match=message):
         check_image(content, 'a')
+
+
+@pytest.mark.parametrize('order', ['<', '>'])
+def test_channels_of_cameras_for_science(order: str):
+    """A TIFF of six channels, 5×4 pixels, as few fields as there may be."""
+    pixels = bytes(5 * 4 * 6)
+    fields = [(256, 5), (257, 4), (258, 8), (259, 1), (262, 1), (273, 8), (277, 6), (278, 4), (279, len(pixels))]
+    content = struct.pack(f'{order}2sHI', b'II' if order == '<' else b'MM', 42, 8 + len(pixels)) + pixels
+    content += struct.pack(f'{order}H', len(fields))
+    content += b''.join(struct.pack(f'{order}HHIHH', tag, 3, 1, value, 0) for tag, value in fields) + bytes(4)
+    with pytest.raises(UserError, match=r'image photo\.tif has 6 channels, and models here take three'):
+        decode(content, 'photo.tif')
+    with pytest.raises(UserError, match='cannot be decoded'):
+        decode(content[:150], 'photo.tif')

@@ -66,7 +66,7 @@ def _short(value: object) -> str:
 
 
 def differences(flats: Sequence[Flat]) -> list[Difference]:
-    """What is not the same in all of them; what is called alike and differs in the same way is told together."""
+    """What is not the same in all of them; what is called alike and differs in the same way is reported together."""
     return [Difference(names, list(values)) for (values, _), names in _changed(flats).items()]
 
 

@@ -110,12 +110,12 @@ def _entries(objects: Objects, image: int, kind: str, first: int, scored: bool =
     entries = []
     boxes = objects.shapes('bbox').tolist()
     for i, (label, score, crowd) in enumerate(zip(objects.labels, objects.scores, objects.crowd, strict=True)):
-        outlined = objects.outlines is not None and (kind == 'segm' or not scored)
-        # COCO sorts objects by the area of their outlines, predicted boxes by their own.
-        area = float(masks.area(objects.outlines[i])) if outlined else boxes[i][2] * boxes[i][3]
+        has_rles = objects.rles is not None and (kind == 'segm' or not scored)
+        # COCO sorts objects by the area of their rles, predicted boxes by their own.
+        area = float(masks.area(objects.rles[i])) if has_rles else boxes[i][2] * boxes[i][3]
         entry = dict(id=first + i, image_id=image, category_id=int(label), bbox=boxes[i], area=area, iscrowd=int(crowd))
         if kind == 'segm':
-            entry['segmentation'] = objects.outlines[i]
+            entry['segmentation'] = objects.rles[i]
         if scored:
             entry['score'] = float(score)
         entries.append(entry)

@@ -65,7 +65,7 @@ def draw_detection(image: DetectedImage, predictions: Predictions, predicted: bo
     objects = image.predicted[image.predicted.scores >= CONFIDENT] if predicted else image.truth
     boxes = objects.boxes * (max(drawn.shape[:2]) / max(image.height, image.width))
     return as_address(draw_objects(drawn, boxes, objects.labels, predictions.classes, predictions.palette,
-                                   objects.scores if predicted else None, objects.outlines))
+                                   objects.scores if predicted else None, objects.rles))
 
 
 def draw_segmentation(image: SegmentedImage, predictions: Predictions, predicted: bool) -> str:

@@ -89,8 +89,8 @@ def predict_run(run: Run, images: int, data: str | None = None, device: str = 'a
     found = Predictions(checkpoint, classes, palette_of(dataset.metainfo), len(dataset))
     chosen = spread(images, len(dataset))
     found.images = list(_predict(run, config[f'{mode}_dataloader'], dataset, chosen, model))
-    if not run.segments and all(one.predicted.outlines is not None for one in found.images):
-        found.without_masks = [Path(one.path).name for one in found.images if one.truth.outlines is None]
+    if not run.segments and all(one.predicted.rles is not None for one in found.images):
+        found.without_masks = [Path(one.path).name for one in found.images if one.truth.rles is None]
         found.has_masks = not found.without_masks
     return found
 
@@ -150,10 +150,10 @@ def _as_png(labels: torch.Tensor) -> bytes:
 def _detected(sample: BaseDataElement, annotated: dict) -> DetectedImage:
     height, width = sample.ori_shape
     found = sample.pred_instances.cpu()
-    outlines = [encode(np.asarray(mask)) for mask in found.masks] if 'masks' in found else None
-    predicted = Objects(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy(), outlines=outlines)
+    rles = [encode(np.asarray(mask)) for mask in found.masks] if 'masks' in found else None
+    predicted = Objects(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy(), rles=rles)
     instances = annotated.get('instances') or []
-    outlines = [compressed(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
+    rles = [compressed(one['mask'], height, width) for one in instances] if all('mask' in one for one in instances) else None
     truth = Objects([one['bbox'] for one in instances], [one['bbox_label'] for one in instances],
-                    crowd=[bool(one.get('ignore_flag')) for one in instances], outlines=outlines)
+                    crowd=[bool(one.get('ignore_flag')) for one in instances], rles=rles)
     return DetectedImage(sample.img_path, height, width, truth, predicted)

@@ -59,8 +59,8 @@ def test_average_precision_is_that_of_the_metric(shapes_root: Path, tmp_path: Pa
         metric.process({}, [sample.to_dict()])
         found.images.append(_detected(sample, info))
     expected = metric.evaluate(len(dataset))
-    boxes, outlines = evaluate_detections(found).precisions
+    boxes, rles = evaluate_detections(found).precisions
     assert 0.3 < boxes.summary['AP'] < 0.95
-    for precision, kind in ((boxes, 'bbox'), (outlines, 'segm')):
+    for precision, kind in ((boxes, 'bbox'), (rles, 'segm')):
         for name, key in (('AP', ''), ('AP50', '_50'), ('AP75', '_75'), ('AP small', '_s'), ('AP medium', '_m')):
             assert precision.summary[name] == pytest.approx(expected[f'coco/{kind}_mAP{key}'], abs=5.1e-4), (kind, name)
