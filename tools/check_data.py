@@ -14,6 +14,8 @@ from ralamala_mm.errors import UserError
 
 def main(args: argparse.Namespace) -> None:
     check_worker_count(args.workers)
+    if args.iscrowd and not args.data:
+        raise UserError('--iscrowd is about the folder of --data: give both')
     config = prepare_config(args)
     own = inspect_data(config, args.data, args.splits, crowds=args.iscrowd) if args.data else None
     if own is None or not own.errors:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from .config import Color
 
 _FILES = ('labelmap.txt', 'class_dict.csv', '_classes.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
 _NUMBERED = re.compile(r'(\d{1,3})\s*[:,;\s]\s*(\S.*)')  # '0 background', '1: circle'
+_IGNORED = 255
 _LABELME_IGNORED = '__ignore__'  # the first line of labelme's lists, for what is not annotated; no mask has a value for it
 
 
@@ -22,6 +24,11 @@ class ClassNames:
     colors: tuple[Color, ...] | None
     path: Path
     values: tuple[int, ...] | None = None  # of each class in the masks; None: 0, 1, 2, …
+    numbered: 'ClassNames | None' = None  # the same lines, taken for values with names
+
+    def fitting(self, pixels: Collection[int]) -> 'ClassNames':
+        """With the numbers at the start of the lines as values, if the masks have no others; '2 wheels' is a name else."""
+        return self.numbered if self.numbered and set(pixels) <= {*self.numbered.values, _IGNORED} else self
 
 
 def read_class_names(root: Path) -> ClassNames | None:
@@ -55,24 +62,33 @@ def _read(path: Path) -> ClassNames:
     lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     if path.name == 'labelmap.txt':  # name:r,g,b:parts:actions
         fields = [line.split(':') for line in lines if not line.startswith('#')]
+        if short := next((field for field in fields if len(field) < 2), None):
+            raise ValueError(f'the line "{short[0]}" has no color')
         names = tuple(f[0] for f in fields)
         if not any(f[1] for f in fields):  # as datumaro writes it: the colors are Pascal VOC's
             return ClassNames(names, tuple(map(voc_color, range(len(names)))), path)
         return ClassNames(names, tuple(_color(f[1].split(',')) for f in fields), path)
     if path.name == '_classes.csv':
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines)][1:]
-        return ClassNames(tuple(row[1] for row in rows), None, path, tuple(int(row[0]) for row in rows))
+        values = tuple(int(row[0]) for row in rows)
+        if not all(0 <= value <= _IGNORED for value in values):
+            raise ValueError('its values are not of 0 to 255')
+        return ClassNames(tuple(row[1] for row in rows), None, path, values)
     if path.suffix == '.csv':
         rows = list(csv.reader(lines))[1:]
         return ClassNames(tuple(row[0] for row in rows), tuple(_color(row[1:4]) for row in rows), path)
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if lines and all(numbered) and int(numbered[0][1]) in (0, 1):  # not '2 wheels', '4 wheels'
-        return ClassNames(tuple(found[2] for found in numbered), None, path, tuple(int(found[1]) for found in numbered))
-    return ClassNames(tuple(lines[lines[:1] == [_LABELME_IGNORED]:]), None, path)
+    names, values = zip(*((found[2], int(found[1])) for found in numbered if found), strict=True) if any(numbered) else ((), ())
+    with_values = None
+    if all(numbered) and len(set(names)) == len(names) == len(set(values)) and max(values, default=0) <= _IGNORED:
+        with_values = ClassNames(names, None, path, values)
+    return ClassNames(tuple(lines[lines[:1] == [_LABELME_IGNORED]:]), None, path, numbered=with_values)
 
 
 def _color(texts: list[str]) -> Color:
     red, green, blue = map(int, texts)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError(f'{red},{green},{blue} is no color of 0 to 255')
     return red, green, blue
 
 

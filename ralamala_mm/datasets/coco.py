@@ -45,7 +45,7 @@ class CocoSplit:
     root: Path
     named_image_dir: Path | None = None  # by a config; else it is looked for
     changed_ids: dict[str, list] = field(default_factory=dict)
-    _is_scattered: bool = False  # images lie in other folders than the names say
+    is_trainval: bool = False  # its images may lie in the folders of both
 
     @cached_property
     def content(self) -> dict:
@@ -72,7 +72,7 @@ class CocoSplit:
     @cached_property
     def index(self) -> ImageIndex:
         """All images below the root."""
-        return ImageIndex(self.root, self.name)
+        return ImageIndex(self.root, '' if self.is_trainval else self.name)
 
     @cached_property
     def image_dir(self) -> Path:
@@ -89,7 +89,6 @@ class CocoSplit:
         best = max(found, key=found.__getitem__)
         if not found[best]:
             if any(self.index.find(name) for name in names):
-                self._is_scattered = True
                 return self.root
             raise UserError(f'none of the images that {self.ann_file} names is there, such as {names[0]}; looked in '
                             f'{", ".join(str(folder) for folder in found)}, and below {self.root} for the last part of the name')
@@ -106,8 +105,8 @@ class CocoSplit:
             elif file := find_file(os.path.join(self.image_dir, name)):
                 exact = os.path.join(self.image_dir, name) == file
                 present[name] = name if exact else os.path.relpath(file, self.image_dir)
-            elif self._is_scattered and (found := self.index.find(name)):
-                present[name] = found
+            elif not self.named_image_dir and (found := self.index.find(name)):
+                present[name] = os.path.relpath(self.root / found, self.image_dir)
         return present
 
     def _candidates(self) -> Iterator[Path]:
@@ -133,10 +132,13 @@ def normalize_ids(content: dict) -> dict[str, list]:
     for part, key in (('images', 'image_id'), ('categories', 'category_id')):
         numbers = _numbered(content[part])
         plain = {_plain(given): number for given, number in numbers.items()}
+        if part == 'categories':  # some tools refer to them by their names
+            plain = {category['name']: numbers[category['id']] for category in content[part]} | plain
         is_renumbered = any(_plain(given) != number for given, number in numbers.items())
         for entry in content[part]:
             if type(entry['id']) is not int:
                 changed[f'ids of {part}'].append(entry['id'])
+                entry['original_id'] = entry['id']
             entry['id'] = numbers[entry['id']]
         given = [getattr(annotation, key) for annotation in content['annotations']]
         if set(map(type, given)) == {int} and not is_renumbered:
@@ -187,10 +189,9 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
             if is_hidden(path.name) or path.name.startswith(_NOT_INSTANCES):
                 continue
             rank = next(i for i, pattern in enumerate(_PATTERNS) if fnmatch.fnmatch(path.name, pattern))
-            if _PATTERNS[rank] == '*.json':
-                sniffed += 1
-                if sniffed > _SNIFFED or not _looks_like_coco(path):
-                    continue
+            sniffed += _PATTERNS[rank] == '*.json'
+            if rank and (sniffed > _SNIFFED or not _looks_like_coco(path)):
+                continue
             name = split_name(path.stem) or (split_name(path.parent.name) if path.parent != root else None)
             files.setdefault(name or 'all', []).append((rank, path))
     splits = {}
@@ -199,7 +200,8 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
         if len(best) > 1:
             several = ' and '.join(str(path) for path in best[:3])
             raise UserError(f'{several} could both be the {name} annotations: leave one in {root}')
-        splits[name] = CocoSplit('train' if name == 'trainval' else name, best[0], root)
+        is_both = name == 'trainval'
+        splits[name] = CocoSplit('train' if is_both else name, best[0], root, is_trainval=is_both)
     both = splits.pop('trainval', None)
     if both and 'train' not in splits:
         splits['train'] = both
@@ -241,6 +243,9 @@ class CheckedSplit:
     left_out: set = field(default_factory=set)  # positions in `annotations`
     changes: dict[int, dict] = field(default_factory=dict)  # corrected values, by position in `annotations`
     needs_copy: bool = False
+    wants_masks: bool = False
+    trained: bool = False  # whether a model is trained on it
+    with_objects: set = field(default_factory=set)  # ids of images in which something is used
 
     def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', correcting: str = '',
              needed: bool = False) -> bool:
@@ -283,7 +288,7 @@ def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequen
                      bbox=content['boxes'][position].tolist(), area=annotation.area, iscrowd=annotation.iscrowd or 0)
         if annotation.ignore:
             entry['ignore'] = 1
-        if annotation.segmentation:
+        if annotation.segmentation and checked.wants_masks:
             segmentation = annotation.decoded_segmentation() if checked.evaluated else None
             # By the first polygon, pycocotools judges all.
             entry['segmentation'] = valid_polygons(segmentation) if isinstance(segmentation, list) else annotation.segmentation

@@ -18,12 +18,21 @@ import numpy as np
 from .coco import CheckedSplit, CocoSplit
 from .images import SHARED_REMEDY, image_sizes, shared_files
 from .report import CORRECTED, ERROR, NOTE, Problem, some
-from .segmentations import cannot_be_evaluated, enclosing_box, has_strays, is_degenerate, is_polygon, segmentation_problem
+from .segmentations import (
+    cannot_be_evaluated,
+    enclosing_box,
+    has_strays,
+    is_degenerate,
+    is_empty,
+    is_polygon,
+    segmentation_problem,
+)
 
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
 _OUTLINED = 20_000  # simple polygons that are compared with their boxes; the others are read, and no more
 _TOO_MANY = 0.2  # share of objects with the same defect, beyond which the file means something else
+_DETECTIONS = 100  # of an image, that COCO's metrics take
 _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
 _SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
 _ROUNDING = 2.0  # pixels by which tools let boxes and masks differ, however small they are
@@ -59,7 +68,7 @@ class Objects:
 
 
 def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
-                crowds: str | None = None) -> CheckedSplit:
+                crowds: str | None = None, trained: bool | None = None) -> CheckedSplit:
     """Inspects one split.
 
     Args:
@@ -69,8 +78,9 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
         smallest: pixels; training leaves out images with a shorter side.
         opens_images: compare some images' sizes with the annotations.
         crowds: what instances marked `iscrowd` or `ignore` are: 'objects' as all others, or 'ignored'; None if nobody said so.
+        trained: whether a model is trained on it; by default where it is not evaluated. A split that is divided serves for both.
     """
-    checked = CheckedSplit(split, evaluated)
+    checked = CheckedSplit(split, evaluated, wants_masks=wants_masks, trained=not evaluated if trained is None else trained)
     _check_images(checked, smallest)
     _check_categories(checked)
     _check_ids(checked)
@@ -101,13 +111,21 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.needs_copy |= checked.tell(CORRECTED, 'images found by the last part of their names', others, needed=True,
                                        correcting='the copy names the files')
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
+    names_of = collections.defaultdict(list)
+    for name, file in present.items():
+        names_of[file].append(name)
     shared = shared_files(present, checked.split.image_dir)
+    shared = shared or [' and '.join(names) for names in names_of.values() if len(names) > 1]
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
-    checked.needs_copy |= checked.tell(CORRECTED, 'images without a file', list(missing.values()),
-                                       correcting='left out with their annotations')
-    if not checked.evaluated:
+    if len(missing) > _TOO_MANY * len(images):
+        checked.tell(ERROR, 'images without a file', list(missing.values()),
+                     f'too many to be left out; they were looked for in {checked.split.image_dir} and below {checked.split.root}')
+    else:
+        checked.needs_copy |= checked.tell(CORRECTED, 'images without a file', list(missing.values()),
+                                           correcting='left out with their annotations')
+    if checked.trained:
         tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
         checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
 
@@ -115,7 +133,11 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
 def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
     """Images whose files have another size than the annotations say, those that EXIF rotates apart."""
     present, images = checked.split.present, checked.split.content['images']
-    compared = [i for i, image in enumerate(images) if image['file_name'] in present][::1 + len(images) // _COMPARED]
+    ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
+    beyond, fits_upright = (ends > objects.limits + 1).any(1), (ends <= objects.limits[:, ::-1] + 1).all(1)
+    suspected = set(objects.images[beyond].tolist()) - set(objects.images[~fits_upright].tolist())
+    compared = [i for i, image in enumerate(images) if image['file_name'] in present
+                and (not i % (1 + len(images) // _COMPARED) or i in suspected)]
     differences, stored = [], []
     for i in compared:
         name, wanted = images[i]['file_name'], (images[i]['width'], images[i]['height'])
@@ -127,13 +149,11 @@ def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
         else:
             differences.append(f'{name} is {sizes[0][0]}×{sizes[0][1]}, not {wanted[0]}×{wanted[1]}')
     checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} inspected', differences)
-    ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
-    beyond, fits_upright = (ends > objects.limits + 1).any(1), (ends <= objects.limits[:, ::-1] + 1).all(1)
-    upright = set(objects.images[beyond].tolist()).intersection(stored) - set(objects.images[~fits_upright].tolist())
+    upright = suspected.intersection(stored)
     checked.tell(ERROR, f'images with the size as they are stored and boxes as they are shown, of {len(compared)} inspected',
                  [images[i]['file_name'] for i in sorted(upright)],
                  'EXIF data rotate these images: width and height have to be those of the rotated image')
-    checked.tell(NOTE, f'images annotated as they are stored, on their side, of {len(compared)} inspected',
+    checked.tell(NOTE, f'images annotated as they are stored, not rotated as EXIF says, of {len(compared)} inspected',
                  [images[i]['file_name'] for i in stored if i not in upright], 'they are read without the rotation')
 
 
@@ -145,7 +165,7 @@ def _check_categories(checked: CheckedSplit) -> None:
     parents = [category['name'] for category in categories if category['name'] not in wanted]
     checked.needs_copy |= checked.tell(CORRECTED, 'parents of the other categories, without instances', parents,
                                        correcting='left out')
-    if not checked.evaluated and ids and max(ids) - min(ids) >= len(ids):
+    if checked.trained and ids and max(ids) - min(ids) >= len(ids):
         text = f'category ids have gaps ({some(sorted(ids), 6)}), which is fine'
         checked.problems.append(Problem(NOTE, checked.split.name, text))
 
@@ -154,7 +174,8 @@ def _check_ids(checked: CheckedSplit) -> None:
     """Ids that pycocotools, faster-coco-eval or MMDetection would not match, or not distinguish."""
     for what, given in checked.split.changed_ids.items():
         checked.needs_copy |= checked.tell(CORRECTED, f'{what} that are text, or numbers with a point',
-                                           list(map(repr, dict.fromkeys(given))), correcting='made whole numbers', needed=True)
+                                           list(map(repr, dict.fromkeys(given))), needed=True,
+                                           correcting='made whole numbers; images keep theirs as original_id')
     annotations = checked.split.content['annotations']
     # Of an object with id 0 pycocotools never says that it was found; faster-coco-eval neither of negative ones.
     odd = [a.name(i) for i, a in enumerate(annotations) if type(a.id) is not int or a.id < 1]
@@ -175,7 +196,8 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
         what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
         named = _named(checked, unlisted)
         used = {getattr(a, key) for a in annotations} - {None}
-        shift = next((shift for shift in (1, -1) if part == 'categories'
+        are_numbers = bool(used) and all(type(number) is int for number in used)
+        shift = next((shift for shift in (1, -1) if are_numbers and part == 'categories'
                       and {number + shift for number in used} <= listed), None)
         if shift:
             checked.tell(ERROR, what, named, f'their category ids, {min(used)} to {max(used)}, are off by one: the '
@@ -193,7 +215,7 @@ def _check_fields(checked: CheckedSplit) -> None:
     unfilled = [i for i, a in enumerate(annotations) if a.area is None or a.iscrowd is None]
     useless = [i for i, a in enumerate(annotations) if a.area is not None and not a.area > 0]
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', _named(checked, unfilled),
-                                       correcting='filled in from the box', needed=True)
+                                       correcting='area filled in from the box, iscrowd with 0', needed=True)
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', _named(checked, useless),
                                        correcting='filled in from the box', needed=True)
     for position in {*unfilled, *useless}:
@@ -219,7 +241,8 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
     for row in np.flatnonzero(has_attributes[objects.positions]).tolist():
         position = int(objects.positions[row])
         attributes = annotations[position].attributes
-        angle = attributes.get('rotation') if isinstance(attributes, dict) else None
+        # With `occluded`, which CVAT writes beside it: others name a heading or the angle of a text so.
+        angle = attributes.get('rotation') if isinstance(attributes, dict) and 'occluded' in attributes else None
         if not isinstance(angle, int | float) or not angle % 180:
             continue
         x, y, width, height = objects.boxes[row]
@@ -317,7 +340,7 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nd
             lacking.append(position)
         elif text := segmentation_problem(segmentation, image['height'], image['width']):
             unreadable.append(f'{_named(checked, [position])[0]} of {image["file_name"]} {text}')
-        elif is_degenerate(segmentation):
+        elif is_degenerate(segmentation) or is_empty(segmentation, image['height'], image['width']):
             degenerate[row] = True
         else:
             if not is_boxless and not row % step:
@@ -329,7 +352,8 @@ def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nd
     checked.tell(ERROR, 'segmentations that cannot be read', unreadable)
     _check_masks_in_boxes(checked, objects, covered)
     without_points = _named(checked, objects.positions[degenerate])
-    points, parts = 'polygons of fewer than three points', 'segmentations with parts of an odd count or fewer than three points'
+    points = 'polygons of fewer than three points, or run lengths of no pixel'
+    parts = 'segmentations with parts of an odd count or fewer than three points'
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out')
         return degenerate
@@ -346,8 +370,11 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
     known = np.flatnonzero(~np.isnan(covered).any(1))
     away = known[~_belong(covered[known], _corners(objects.boxes[known]))]
     named = _named(checked, objects.positions[away])
+    what = 'masks that do not lie in their boxes'
+    if len(known) < len(objects.positions):
+        what += f', of {len(known)} inspected'
     if len(away) <= _TOO_MANY * len(known):
-        checked.tell(NOTE, 'masks that do not lie in their boxes', named, 'look at them: one of both is wrong')
+        checked.tell(NOTE, what, named, 'one of both is wrong')
         return
     boxes, limits = _corners(objects.boxes[away]), np.tile(objects.limits[away], 2)
     factor = np.median((covered[away, 2:] - covered[away, :2]) / np.maximum(objects.boxes[away, 2:], 1e-9))
@@ -358,11 +385,17 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
         'their points are y, x, and COCO\'s are x, y': np.where(np.isnan(by_rows), covered[away][:, [1, 0, 3, 2]], np.nan),
         'their run lengths go by rows, and COCO\'s go by columns': by_rows,
         f'they are {factor:.3g} times as large as their boxes: of images of another size?': covered[away] / max(factor, 1e-9),
-        f'they lie {shift[0]:+.0f} pixels to the right and {shift[1]:+.0f} down of their boxes': covered[away] - shift}
+        f'they are shifted against their boxes by x {shift[0]:+.0f}, y {shift[1]:+.0f} pixels': covered[away] - shift}
     fits = {text: _belong(boxes_there, boxes).mean() for text, boxes_there in means.items()}
     likely = max(fits, key=fits.__getitem__)
-    checked.tell(ERROR, 'masks that do not lie in their boxes', named,
-                 likely if fits[likely] > 0.5 else 'masks and boxes are of different images or objects')
+    inside = np.clip(np.minimum(covered[away, 2:], boxes[:, 2:]) - np.maximum(covered[away, :2], boxes[:, :2]), 0, None).prod(1)
+    share = np.median(inside / np.maximum((covered[away, 2:] - covered[away, :2]).prod(1), 1e-9))
+    if fits[likely] > 0.5:
+        checked.tell(ERROR, what, named, likely)
+    elif share < 0.5:  # of a mask, in its box
+        checked.tell(ERROR, what, named, 'masks and boxes are of different images or objects')
+    else:
+        checked.tell(NOTE, what, named, 'they are much smaller than their boxes: fine where boxes include what is hidden')
 
 
 def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.ndarray:
@@ -406,19 +439,23 @@ def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -
         for position in objects.positions[rows].tolist():
             checked.changes.setdefault(position, {}).update(iscrowd=0, ignore=0)
         return np.zeros_like(marked)
-    if checked.evaluated and objects.ignore.any():  # pycocotools looks at iscrowd alone
+    if checked.evaluated and objects.ignore.any():
+        checked.needs_copy |= checked.tell_counts(
+            CORRECTED, 'instances marked ignore, which pycocotools counts all the same',
+            _by_class(checked, objects, objects.ignore), correcting='marked iscrowd, which it does not count')
         for position in objects.positions[objects.ignore].tolist():
             checked.changes.setdefault(position, {}).update(iscrowd=1)
-        checked.needs_copy = True
     totals = np.bincount(objects.categories, minlength=len(checked.split.content['categories']))
     marks = np.bincount(objects.categories[rows], minlength=len(totals))
     only = (totals > 0) & (marks == totals)
+    if not checked.trained and not marked.all():  # a class of one crowd is no rarity among a few images
+        only[:] = False
     if only.any() and crowds is None:
         checked.tell_counts(
             ERROR, 'instances marked iscrowd or ignore, as are all of their class',
             _by_class(checked, objects, only[objects.categories]),
             'nothing would be learnt or counted of them; datumaro, supervision and CVAT\'s brush mark ordinary masks so: '
-                     '--iscrowd objects takes all as objects; --iscrowd ignored if they are crowds')
+                     '--data DIR --iscrowd objects takes all as objects, --iscrowd ignored leaves them out')
     others = marked & ~only[objects.categories] if crowds is None else marked
     checked.tell_counts(NOTE, what, _by_class(checked, objects, others),
                         'training does not learn them, and evaluation does not count them')
@@ -440,7 +477,12 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     content = checked.split.content
     missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
     small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
-    unused = unused | missing[objects.images] | (small[objects.images] & (not checked.evaluated))
+    unused = unused | missing[objects.images] | (small[objects.images] & checked.trained)
+    checked.with_objects = {content['images'][i]['id'] for i in np.unique(objects.images[~unused]).tolist()}
+    if checked.evaluated:
+        crowded = np.flatnonzero(np.bincount(objects.images[~unused], minlength=len(missing)) > _DETECTIONS)
+        checked.tell(NOTE, f'images of more than {_DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
+                     f'COCO\'s metrics take {_DETECTIONS} predictions of an image, so that even perfect ones miss some')
     in_file = _by_class(checked, objects, np.ones_like(unused))
     names = {category['id']: category['name'] for category in content['categories']}
     for position in np.union1d(*objects.unlisted.values()).tolist():
@@ -448,14 +490,14 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     used = _by_class(checked, objects, ~unused)
     checked.instances = used
     lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
-    does = 'evaluation counts' if checked.evaluated else 'training uses'
+    does = 'training uses' if checked.trained else 'evaluation counts'
     text = f'{does} {used.total()} of {in_file.total()} instances'
     if not used.total() and not any(problem.level == ERROR for problem in checked.problems):
         checked.problems.append(Problem(ERROR, checked.split.name, f'{text}: each has a defect that is named here'))
     elif lost:
         shares = [f'{count} of {in_file[name]} {name}' for name, count in sorted(lost.items(), key=lambda item: -item[1])]
         checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))
-    if not checked.evaluated:
+    if checked.trained:
         checked.tell(NOTE, 'classes without an instance', [name for name in checked.split.category_names if not used[name]])
 
 

@@ -41,8 +41,11 @@ class Annotation(Struct, gc=False):
     attributes: Any = None
 
     def decoded_segmentation(self) -> object:
-        """The segmentation: a list of polygons, run lengths, or None."""
-        return msgspec.json.decode(self.segmentation) if self.segmentation else None
+        """The segmentation: a list of polygons, run lengths, or None; a text if it has numbers that are none."""
+        try:
+            return msgspec.json.decode(self.segmentation) if self.segmentation else None
+        except msgspec.DecodeError:
+            return 'unreadable'
 
     def name(self, position: int) -> str:
         """How messages call it."""
@@ -79,7 +82,8 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
         content = dict(images=found.images, categories=found.categories, annotations=found.annotations)
         if not _entries_problem(content) and all(a.bbox is not None for a in found.annotations):
             boxes = _take_boxes(found.annotations)
-            marks, areas = {a.iscrowd for a in found.annotations}, [a.area or 0 for a in found.annotations]
+            marks = {a.iscrowd for a in found.annotations} | {a.ignore for a in found.annotations}
+            areas = [a.area or 0 for a in found.annotations]
             if marks <= {None, 0, 1} and max(np.abs(boxes).max(), max(areas), -min(areas)) < _FARTHEST:
                 return content | dict(boxes=boxes), None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -112,6 +116,7 @@ def _read_slowly(text: bytes) -> tuple[dict, str | None]:
                for annotation in content['annotations']]
     boxes = _take_boxes(entries)
     for entry in entries:
+        entry.score = entry.score if isinstance(entry.score, int | float) else None
         entry.segmentation = Raw(msgspec.json.encode(entry.segmentation)) if entry.segmentation else Raw()
     return {part: content[part] for part in _PARTS} | dict(annotations=entries, boxes=boxes), None
 
@@ -167,8 +172,10 @@ def _annotation_problem(annotation: dict) -> str | None:
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return 'a bbox that is not four numbers: x, y, width, height'
-    if not _is_number(annotation.get('area') or 0) or (annotation.get('iscrowd') or 0) not in (0, 1):
-        return 'an area that is no number, or an iscrowd that is neither 0 nor 1'
+    if not _is_number(annotation.get('area') or 0):
+        return 'an area that is no number'
+    if any((annotation.get(key) or 0) not in (0, 1) for key in ('iscrowd', 'ignore')):
+        return 'an iscrowd or ignore that is neither 0 nor 1'
     ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(annotation.get('id') or 0)
     return None if ids_are_good else 'an id that is neither a number nor a text'
 

@@ -1,6 +1,7 @@
 """Images found by the names that annotations give them, wherever they lie below a folder."""
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ def is_hidden(name: str) -> bool:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, hidden ones left out."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def holds_masks(folder: str) -> bool:
+    """Whether a folder is one of masks by its name in lower case: `masks`, `train_labels`, `trainannot`."""
+    return folder in MASK_FOLDERS or re.split('[^a-z]+', folder)[-1] in MASK_FOLDERS or folder.endswith('annot')
 
 
 class ImageIndex:
@@ -52,8 +58,7 @@ class ImageIndex:
 
     def _may_hold_images(self, folder: str) -> bool:
         is_other_split = self.split in _SPLITS and split_of(folder) not in (None, self.split)
-        return not is_other_split and folder.lower() not in MASK_FOLDERS and 'mask' not in folder.lower() \
-            and not folder.lower().startswith('segmentation')
+        return not is_other_split and not holds_masks(folder.lower()) and not folder.startswith('Segmentation')
 
     def find(self, name: str) -> str | None:
         """The one image that a name of another machine means, as a path within the root; None if there is none, or several.

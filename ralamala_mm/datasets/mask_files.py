@@ -199,6 +199,7 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
     names = read_class_names(root)
     masks = [mask for part in checked.values() for mask in part.masks.values()]
     pixels = set().union(*(mask.pixels for mask in masks)) if masks else set()
+    names = names and names.fitting([value for value in pixels if isinstance(value, int)])
     where = ', '.join(checked)
     if any(mask.kind == 'color' for mask in masks):
         return _by_color(names, masks, pixels, where, weights_classes, report)

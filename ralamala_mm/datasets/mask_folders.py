@@ -19,7 +19,7 @@ from pathlib import Path
 from ralamala_mm.errors import UserError
 
 from .images import find_file
-from .locating import MASK_FOLDERS, is_hidden, subfolders
+from .locating import holds_masks, is_hidden, subfolders
 from .report import is_image, split_name
 
 _IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
@@ -80,7 +80,7 @@ class MaskSplit:
         for stem in self.all_stems[::max(1, len(self.all_stems) // 50)]:
             stem = unicodedata.normalize('NFC', stem.replace('\\', os.sep))
             suffixes.update(name.removeprefix(stem) for name in masks if name.startswith(stem)
-                            and not name.removeprefix(stem)[0].isalnum())
+                            and not name.removeprefix(stem)[:1].isalnum())
         if not suffixes:
             raise UserError(f'no mask in {self.mask_dir} bears the name of an image in {self.image_dir}, such as '
                             f'{self.all_stems[0]}')
@@ -103,14 +103,16 @@ class MaskSplit:
     @property
     def divided(self) -> dict[str, list[str]]:
         """The masks of images that have several, by the image's stem."""
-        stems, owners = set(self.all_stems), collections.defaultdict(list)
+        suffix, owners = self.image_suffix, collections.defaultdict(list)
+        stems = {name.removesuffix(suffix) for name in self.image_names if name.endswith(suffix)}
+        wanted = set(self.all_stems)
         for name in self.mask_names:
             whole = os.path.splitext(name)[0]
             ends = [len(whole), *(i for i in range(len(whole) - 1, 0, -1) if not whole[i].isalnum())]
             owner = next((whole[:end] for end in ends if whole[:end] in stems), None)
             if owner is not None:
                 owners[owner].append(name)
-        return {stem: sorted(names) for stem, names in sorted(owners.items()) if len(names) > 1}
+        return {stem: sorted(names) for stem, names in sorted(owners.items()) if len(names) > 1 and stem in wanted}
 
     def image(self, stem: str) -> Path:
         return _meant(self.image_dir / (stem + self.image_suffix))
@@ -128,14 +130,9 @@ class MaskSplit:
         return replace(self, name=name, stems=tuple(stems))
 
 
-def _holds_masks(folder: str) -> bool:
-    """Whether a folder is one of masks by its name in lower case: `masks`, `train_labels`, `trainannot`."""
-    return folder in MASK_FOLDERS or re.split('[^a-z]+', folder)[-1] in MASK_FOLDERS or folder.endswith('annot')
-
-
 def _is_mask(name: str) -> bool:
     """Whether a file among images is the mask of one, by the end of its name."""
-    return os.path.splitext(name)[0].lower().endswith(_MASK_ENDINGS)
+    return re.fullmatch(f'.*({"|".join(_MASK_ENDINGS)})([-_]?[0-9]+)?', os.path.splitext(name)[0].lower()) is not None
 
 
 def _images(folder: Path) -> list[str]:
@@ -178,7 +175,7 @@ def _find_masks_in(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     for folder in [*subfolders(root), *(inner for outer in subfolders(root) for inner in subfolders(outer))]:
         parts = [part.lower() for part in folder.relative_to(root).parts]
         split = next((split for part in parts if (split := split_name(part))), 'all')
-        role = 'mask' if any(_holds_masks(part) for part in parts) else 'image' if split != 'all' or any(
+        role = 'mask' if any(holds_masks(part) for part in parts) else 'image' if split != 'all' or any(
             part in _IMAGE_FOLDERS for part in parts) else None
         has_images = any(is_image(entry.name) and not is_hidden(entry.name) for entry in os.scandir(folder))
         if role and has_images:
@@ -193,7 +190,11 @@ def _find_masks_in(root: Path) -> tuple[str, dict[str, MaskSplit]]:
             files = [name for name in os.listdir(folder) if is_image(name) and not is_hidden(name)]
             if 0 < sum(map(_is_mask, files)) < len(files):
                 name = (split_name(folder.name) if folder != root else None) or 'all'
-                splits.setdefault(name, MaskSplit(name, folder, folder))
+                found.setdefault(('both', name), []).append(folder)
+        for role, name in found:
+            if role == 'both':
+                folder = _only(found[role, name], f'{name} images and masks')
+                splits[name] = MaskSplit(name, folder, folder)
     _use_trainval(splits)
     return 'folders of images and masks', splits
 
@@ -212,11 +213,17 @@ def _only(folders: list[Path], what: str) -> Path:
 
 
 def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
-    splits = {}
+    splits, exact = {}, set()
     mask_dir = next(root / name for name in _VOC_MASKS if (root / name).is_dir())
     for path in sorted((root / _VOC_LISTS).glob('*.txt')):
         name = split_name(path.stem) or 'all'
-        stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        stems = [os.path.splitext(line)[0] if is_image(line) else line for line in lines]
+        if name in splits and path.stem != name:
+            if name not in exact:
+                raise UserError(f'several lists in {root / _VOC_LISTS} are for {name}: leave one')
+            continue
+        exact |= {name} if path.stem == name else set()
         splits[name] = MaskSplit(name, root / 'JPEGImages', mask_dir, tuple(stems))
     if not splits:
         splits['all'] = MaskSplit('all', root / 'JPEGImages', mask_dir)

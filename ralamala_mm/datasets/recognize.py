@@ -23,9 +23,9 @@ def recognize(root: Path) -> str | None:
     if any(_files(folder, 'data.yaml', 'data.yml', 'dataset.yaml') for folder in folders) or any(
             folder.name == 'labels' and _all_files(folder, '.txt') for folder in folders):
         return f'a YOLO data set (data.yaml, labels/*.txt): {_EXPORT}'
-    if any(_starts(path, '<annotation') for folder in folders for path in _some(folder, '.xml')):
+    if any(_has(path, b'<annotation>') or _has(path, b'<annotation/>') for folder in folders for path in _some(folder, '.xml')):
         return f'Pascal VOC annotations, one XML file for each image: {_EXPORT}'
-    if any(_starts(path, '<annotations', '<?xml') for folder in folders for path in _some(folder, '.xml')):
+    if any(_has(path, b'<annotations') for folder in folders for path in _some(folder, '.xml')):
         return f'annotations in XML, as CVAT writes them for images: {_EXPORT}'
     for path in (path for folder in folders for path in _some(folder, '.json')):
         if path.name.startswith('captions'):
@@ -73,6 +73,7 @@ def _some(folder: Path, suffix: str) -> Iterator[Path]:
                 return
 
 
-def _starts(path: Path, *texts: str) -> bool:
+def _has(path: Path, text: bytes) -> bool:
+    """Whether a text is among the first of a file."""
     with path.open('rb') as file:
-        return file.read(200).lstrip().startswith(tuple(text.encode() for text in texts))
+        return text in file.read(500)

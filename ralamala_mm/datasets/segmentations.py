@@ -114,6 +114,11 @@ def _decompressed(text: str | bytes) -> np.ndarray | None:
     return runs
 
 
+def is_empty(segmentation: object, height: int, width: int) -> bool:
+    """Whether readable run lengths are of no pixel; False for polygons."""
+    return isinstance(segmentation, dict) and math.isnan(enclosing_box(segmentation, height, width)[0])
+
+
 def enclosing_box(segmentation: object, height: int, width: int, by_rows: bool = False) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 of what a readable segmentation covers, in pixels; four NaN if it is nothing.
 

@@ -1,5 +1,6 @@
 """`--data DIR`: a user's own data inspected, reported, and put into a config without editing it."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -157,8 +158,9 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if training and training not in inspected and not weights_classes and any(
             split.category_names != list(known) for split in inspected):
         inspected.insert(0, training)  # whose classes are the model's, in its order
-    checked = {split.name: check_split(split, wants_masks(config), split is not training, smallest_trained(config),
-                                       crowds=crowds) for split in inspected}
+    evaluated = [chosen[mode] for mode in ('val', 'test') if mode in chosen]
+    checked = {split.name: check_split(split, wants_masks(config), split in evaluated, smallest_trained(config), crowds=crowds,
+                                       trained=split is training) for split in inspected}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems
@@ -231,8 +233,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
         found = checked[split.name]
         divided = split.name in ('train', 'all') and (mode != 'train' or chosen.get('val') is split)
         if divided:
-            annotated = {a.image_id for i, a in enumerate(split.content['annotations']) if i not in found.left_out}
-            rest, held_out = hold_out(split.content['images'], split.root, lambda image, ids=annotated: image['id'] in ids)
+            rest, held_out = hold_out(split.content["images"], split.root,
+                                      lambda image, ids=found.with_objects: image["id"] in ids)
             copy = corrected_copy(found, classes, rest if mode == 'train' else held_out)
             files[mode] = _write(folder / ('train.json' if mode == 'train' else 'val.json'), copy)
             written.add('held out')
@@ -240,7 +242,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
             files[mode] = _write(folder / f'{split.name}.json', corrected_copy(found, classes))
             written.add('corrected')
     if 'held out' in written:
-        report.problems.append(Problem(NOTE, 'val', f'there is no validation split: every {HELD_OUT}th image is held out for it'))
+        report.problems.append(Problem(NOTE, 'val', 'there is no validation split: every '
+                                       f'{HELD_OUT}th image that has objects is held out for it'))
     if written:
         text = f'corrected or divided annotations are in {folder}; your files stay as they are'
         report.problems.append(Problem(NOTE, 'all', text))
@@ -264,7 +267,14 @@ def _set_coco_paths(config: Config, chosen: dict[str, CocoSplit], files: dict[st
 def _write(path: Path, content: dict) -> Path:
     if not content['annotations']:
         raise UserError(f'nothing would be left of the annotations for {path.stem}')
-    return atomic_write(path, lambda unfinished: unfinished.write_bytes(msgspec.json.encode(content)))
+    return atomic_write(path, lambda unfinished: unfinished.write_bytes(_encode(content)))
+
+
+def _encode(content: dict) -> bytes:
+    try:
+        return msgspec.json.encode(content)
+    except UnicodeEncodeError:  # file names that are no UTF-8, for which Python has escapes
+        return json.dumps(content, default=lambda raw: json.loads(bytes(raw))).encode()
 
 
 def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None,
@@ -352,7 +362,8 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         (CORRECTED, masks.renamed, 'file names written as on Windows, or in another Unicode form than the file\'s',
          'the files were found'),
         (ERROR, [f'{stem}: {", ".join(names[:3])}' for stem, names in split.divided.items()], 'images with several masks',
-         'MMSegmentation reads one mask for an image, with the class of each pixel: merge them'),
+         'MMSegmentation reads one mask for an image, with the class of each pixel: merge them, or move those of other '
+         'endings elsewhere'),
         (ERROR, [ascii(stem) for stem in stems if not _is_text(stem)], 'file names that are no text in UTF-8', 'rename them'),
         (CORRECTED, masks.missing, 'images without a mask', 'left out'),
         (NOTE, masks.unpaired, 'masks without an image', 'not used'),

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.datasets import check_paths, use_checked_loading, use_data, use_skipping
+from ralamala_mm.errors import UserError
 
 from .checkpointing import claim_folders, use_resume
 from .config import (
@@ -44,6 +45,8 @@ def prepare_data(config: Config, modes: Sequence[str], data: str | None = None, 
         UserError: the data, or a file that the config names, cannot be used.
     """
     report = None
+    if crowds and not data:
+        raise UserError('--iscrowd is about the folder of --data: give both')
     if data:
         def inspect() -> tuple[str | None, tuple]:
             classes = recorded_classes(read_checkpoint(checkpoint, tensors=False)) if checkpoint else None

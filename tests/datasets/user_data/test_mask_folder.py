@@ -416,3 +416,40 @@ def test_what_bears_the_name_of_annotations(content: bytes, told: str, config: C
         use_data(config('retinanet_ravlt_t'), str(cvat), ('train', 'val'))
     with pytest.raises(UserError, match='is a file: give the folder'):
         use_data(config('retinanet_ravlt_t'), str(cvat / 'annotations/instances_default.json'), ('train', 'val'))
+
+
+@pytest.mark.parametrize('names', [('1 cent', '2 cent', '5 cent', '10 cent', '50 cent'),
+                                   ('1 wheel', '2 wheels', '3 wheels', '4 wheels', '8 wheels')])
+def test_names_that_begin_with_numbers(names: tuple[str, ...], config: Callable, pair: Path, shapes_root: Path):
+    (pair / 'classes.txt').write_text('\n'.join(names))
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(pair), ('train', 'val'))
+    assert tuple(own.train_dataloader.dataset.metainfo.classes) == names
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+
+
+def test_a_mask_that_belongs_to_another_image(config: Callable, pair: Path):
+    """`00000_1` is an image of its own, whichever split it falls into."""
+    shutil.copy(pair / 'images/00000.png', pair / 'images/00000_1.png')
+    shutil.copy(pair / 'masks/00000_mask.png', pair / 'masks/00000_1_mask.png')
+    use_data(config('semanticfpn_ravlt_t'), str(pair), ('train', 'val'))
+
+
+def test_lists_with_suffixes(config: Callable, voc: Path, shapes_root: Path):
+    for path in (voc / 'ImageSets/Segmentation').iterdir():
+        path.write_text('\n'.join(f'{line}.png' for line in path.read_text().splitlines()))
+    shutil.copy(voc / 'ImageSets/Segmentation/train.txt', voc / 'ImageSets/Segmentation/train_aug.txt')
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(voc), ('train', 'val'))
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+
+
+def test_folders_by_class_are_refused(config: Callable, shapes_root: Path, tmp_path: Path):
+    """As BUSI has them: `benign/a.png` with `benign/a_mask.png`."""
+    for name in ('benign', 'malignant'):
+        (tmp_path / 'busi' / name).mkdir(parents=True)
+        for path in (shapes_root / 'val').iterdir():
+            shutil.copy(path, tmp_path / 'busi' / name / path.name)
+            shutil.copy(shapes_root / 'semantic/val' / path.name, tmp_path / 'busi' / name / f'{path.stem}_mask_1.png')
+    with pytest.raises(UserError, match='could both be the all images and masks: leave one'):
+        use_data(config('semanticfpn_ravlt_t'), str(tmp_path / 'busi'), ('train', 'val'))

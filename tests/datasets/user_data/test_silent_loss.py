@@ -137,6 +137,8 @@ CORRECTED = {
     'image ids as text': (images_and_annotations(str, both=True), 'ids of images that are text'),
     'image ids as names': (images_and_annotations(lambda n: f'frame{n}', both=True), 'ids of images that are text'),
     'category_id as text': (each(category_id=lambda a, i: str(a['category_id'])), 'category_ids of annotations that are text'),
+    'category_id as names': (lambda c: each(category_id=lambda a, i: c['categories'][a['category_id'] - 1]['name'])(c),
+                             'category_ids of annotations that are text'),
     'area 0': (each(area=0), 'annotations whose area is 0 or less'),
     'area negative': (each(area=-120.5), 'annotations whose area is 0 or less'),
     'area null': (each(area=None), 'annotations without area or iscrowd'),
@@ -233,7 +235,7 @@ REFUSED = {
     'polygons of shares': (points(lambda p: [v / 128 for v in p]), 'masks that do not lie',
                            'their points are shares of the image from 0 to 1'),
     'polygons elsewhere': (points(lambda p: [v + 60 for v in p]), 'masks that do not lie',
-                           'they lie +60 pixels to the right and +60 down of their boxes'),
+                           'they are shifted against their boxes by x +60, y +60 pixels'),
     'y before x': (points(lambda p: [p[j ^ 1] for j in range(len(p))]),
                    'masks that do not lie', "their points are y, x, and COCO's are x, y"),
     'run lengths by rows': (by_rows, 'masks that do not lie', 'their run lengths go by rows'),
@@ -242,6 +244,12 @@ REFUSED = {
     'category ids off by one': (each(category_id=lambda a, i: a['category_id'] - 1),
                                 'annotations of a category that is not listed',
                                 'their category ids, 0 to 3, are off by one: the categories have 1 to 4'),
+    'category ids that are nowhere': (each(category_id=lambda a, i: f'x{i}'), 'annotations of a category that is not listed: 38',
+                                      'too many to be annotation errors'),
+    'two names of one file': (lambda c: [image.update(file_name=f'/x/cam{i}/00000.png') for i, image in enumerate(c['images'])],
+                              'different names that lead to one file', '/x/cam0/00000.png and /x/cam1/00000.png'),
+    'images that are nowhere': (lambda c: [image.update(file_name=f'{i}x.png') for i, image in enumerate(c['images'][3:])],
+                                'images without a file: 9', 'too many to be left out'),
     'image ids of another file': (each(image_id=lambda a, i: a['image_id'] + 1000),
                                   'annotations of images that are not listed: 38', 'too many to be annotation errors'),
 }
@@ -263,7 +271,8 @@ def test_rotated_boxes(config: Callable, coco: Path, shapes_root: Path, capsys: 
         for annotation in content['annotations']:
             x, y, width, height = annotation['bbox']
             center = x + width / 2, y + height / 2
-            annotation.update(bbox=[center[0] - height / 2, center[1] - width / 2, height, width], attributes=dict(rotation=90.0))
+            annotation.update(bbox=[center[0] - height / 2, center[1] - width / 2, height, width],
+                              attributes=dict(occluded=False, rotation=90.0))
 
     edit(coco, rotate)
     own = config('retinanet_ravlt_t')
@@ -370,3 +379,65 @@ def test_any_name_of_an_annotation_file(config: Callable, cvat: Path, capsys: py
     (cvat / 'images/default').rename(cvat / 'pictures')
     use_data(config('retinanet_ravlt_t'), str(cvat), SPLITS)
     assert 'COCO format, dataset.json' in capsys.readouterr().out
+
+
+def test_a_divided_split_is_corrected_for_evaluation_too(config: Callable, cvat: Path, shapes_root: Path,
+                                                         capsys: pytest.CaptureFixture):
+    """Every tenth image is evaluated: what is marked ignore there must not count, nor masks of nothing."""
+    path = cvat / 'annotations/instances_default.json'
+    content = json.loads(path.read_text())
+    first = content['images'][0]['id']
+    of_first = [a for a in content['annotations'] if a['image_id'] == first]
+    of_first[0]['ignore'] = 1
+    of_first[1]['segmentation'] = dict(size=[128, 128], counts=[128 * 128])
+    path.write_text(json.dumps(content))
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(cvat), SPLITS)
+    printed = capsys.readouterr().out
+    assert 'instances marked ignore, which pycocotools counts all the same: 1' in printed
+    assert 'run lengths of no pixel: 1' in printed
+    held_out = json.loads(Path(own.val_dataloader.dataset.ann_file).read_text())
+    of_held_out = [a for a in held_out['annotations'] if a['image_id'] == first]
+    assert len(of_held_out) == len(of_first) - 1
+    assert sum(a['iscrowd'] for a in of_held_out) == 1
+
+
+def test_a_class_of_one_crowd_in_validation_is_fine(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    edit(coco, crowds_of('circle', iscrowd=1), ('val',))
+    use_data(config('maskrcnn_ravlt_t'), str(coco), SPLITS)
+    assert 'note      val: instances marked iscrowd or ignore: ' in capsys.readouterr().out
+
+
+def test_more_objects_than_the_metric_takes(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    edit(coco, lambda c: c['annotations'].extend([dict(c['annotations'][0], id=500 + i, bbox=[i, 2, 30, 30], segmentation=[
+        [i, 2, i + 30, 2, i + 30, 32, i, 32]]) for i in range(90)] * 2), ('val',))
+    edit(coco, lambda c: [a.update(id=i + 1, bbox=[a['bbox'][0] + 0.01 * i, *a['bbox'][1:]])
+                          for i, a in enumerate(c['annotations'])], ('val',))
+    use_data(config('retinanet_ravlt_t'), str(coco), SPLITS)
+    assert "images of more than 100 objects: 1 (00000.png); COCO's metrics take 100 predictions" in capsys.readouterr().out
+
+
+def test_boxes_of_what_is_hidden_too(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    """Masks of the visible part, in boxes of the whole: no error."""
+    edit(coco, each(segmentation=lambda a, i: [[a['bbox'][0], a['bbox'][1], a['bbox'][0] + a['bbox'][2], a['bbox'][1],
+                                                a['bbox'][0] + a['bbox'][2], a['bbox'][1] + a['bbox'][3] / 4,
+                                                a['bbox'][0], a['bbox'][1] + a['bbox'][3] / 4]]), ('train',))
+    use_data(config('maskrcnn_ravlt_t'), str(coco), SPLITS)
+    assert 'they are much smaller than their boxes' in capsys.readouterr().out
+
+
+def test_file_names_that_are_no_text(config: Callable, coco: Path):
+    """As Linux allows them; the corrected copy has them as Python's escapes."""
+    name = b'a\xff.png'.decode('utf-8', 'surrogateescape')
+    (coco / 'train/00000.png').rename(coco / 'train' / name)
+    edit(coco, lambda c: (c['images'][0].update(file_name=name), each(id=lambda a, i: i)(c)), ('train',))
+    own = config('maskrcnn_ravlt_t')
+    use_data(own, str(coco), SPLITS)
+    assert trained_on(own) == in_file(coco, 'train')
+
+
+def test_iscrowd_needs_a_folder(call: Callable):
+    for tool in ('tools/train.py', 'tools/check_data.py'):
+        done = call('python', tool, 'tests/faults/configs/tiny_detector.py', '--iscrowd', 'objects')
+        assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
+            1, 'error: --iscrowd is about the folder of --data: give both.')
