@@ -223,7 +223,7 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
         report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
                                        f'JPEG; if they are classes, a file classes.txt in {root} with one name a line says so'))
         return None
-    if values and values[-1] >= _FAR and values[-1] + 1 > _SPARSE * len(values):
+    if values and _FAR <= values[-1] < IGNORED and values[-1] + 1 > _SPARSE * len(values):
         report.problems.append(Problem(ERROR, where, f'masks hold the values {some(sorted(pixels), 8)}, and classes are numbered '
                                        f'from 0 without gaps: a file classes.txt in {root} with lines like "{values[-1]} NAME" '
                                        'says which class each value is'))

@@ -106,12 +106,13 @@ def selected_backend(attention: str, device: torch.device, dtype: torch.dtype, h
         OptionError: the backend asked for does not exist, or is not available for such tokens.
     """
     backend = resolve_backend(backend or AUTO)
-    if backend in ('naive', 'eager') or (backend == 'onednn' and attention != 'softmax_attention'):
+    # oneDNN's attention has no part in compiled graphs, and torch.compile cannot trace the question whether it is there.
+    may_use_onednn = not torch.compiler.is_compiling() and attention == 'softmax_attention'
+    if backend in ('naive', 'eager') or (backend == 'onednn' and not may_use_onednn):
         return 'naive' if backend == 'naive' else 'eager'
     if backend is None and device.type != 'cuda':
-        through_onednn = (attention == 'softmax_attention' and onednn.obstacle(device, dtype) is None
-                          and onednn.is_faster(length))
-        return 'onednn' if through_onednn else 'eager'
+        is_faster = may_use_onednn and onednn.is_faster(length) and onednn.obstacle(device, dtype) is None
+        return 'onednn' if is_faster else 'eager'
     problem = (onednn.obstacle(device, dtype) if backend == 'onednn'
                else _why_no_kernels(attention, device, dtype, head_dim, may_check, backend is not None))
     if problem is None:

@@ -16,7 +16,7 @@ DETECTOR = 'tests/faults/configs/tiny_detector.py'
 SEGMENTOR = 'tests/faults/configs/tiny_segmentor.py'
 SMALL = ['train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
 SMALL_SEGMENTOR = ['train_dataloader.batch_size=4', 'train_cfg.max_iters=2', 'default_hooks.logger.interval=1']
-AS_IT_IS = r'cannot be used as it is: 1 kind of defect marked ERROR in the report above'
+AS_IT_IS = r'cannot be used as it is: [12] kinds? of defect marked ERROR in the report above'
 
 
 def copied(folder: Path, shapes_root: Path) -> Path:
@@ -297,7 +297,7 @@ ANNOTATIONS = [
     BadInput('outlines of text', each_annotation(by_config=True, segmentation=[['a'] * 6]), r'values that are no numbers'),
     BadInput('outlines that begin with a point, evaluated',
              validation(lambda c: c['annotations'][1].update(segmentation=[[1, 2], POLYGON])),
-             r'begins with, a part of fewer than three points, which cannot be evaluated'),
+             r'begins with, a polygon of fewer than three points, which cannot be evaluated'),
     BadInput('run lengths of another size', each_annotation(by_config=True, segmentation=run_lengths([64 * 64], (64, 64))),
              r'run lengths for size \[64, 64\]'),
     BadInput('run lengths for too few pixels', each_annotation(by_config=True, segmentation=run_lengths([10, 20])),
@@ -308,7 +308,7 @@ ANNOTATIONS = [
 ]
 FOLDERS = [
     BadInput('no folder', no_folder, r'folder \S+nowhere/? does not exist'),
-    BadInput('a file as folder', a_file_as_folder, r'folder \S+data\.zip/? does not exist'),
+    BadInput('a file as folder', a_file_as_folder, r'--data \S+data\.zip is a file: give the folder'),
     BadInput('an empty folder', folder_with({}), r'has no data for train and val|has no data for train'),
     BadInput('annotations without images', folder_with({'annotations': 'annotations'}),
              r'none of the images that \S+ names is there'),

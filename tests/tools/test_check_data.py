@@ -67,7 +67,7 @@ def test_every_bad_file_of_a_detector_is_found(root: Path, tmp_path: Path):
     Image.new('RGB', (60, 50)).save(root / 'train/00004.png')
     (root / 'val/00000.png').write_bytes(b'<html>')
     change(root, 'train', lambda c: [a.update(segmentation=[[1, 2, float('nan'), 4, 5, 6]]) for a in c['annotations']
-                                     if a['image_id'] == 5])
+                                     if a['image_id'] == 6])
     change(root, 'val', lambda c: [a.pop('area') for a in c['annotations'][:1]])
     faults = found(DETECTOR, root, tmp_path)
     assert faults >= {('train', '00002.png', 'missing'), ('train', '00003.png', 'empty'), ('train', '00004.png', 'other size'),

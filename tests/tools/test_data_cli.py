@@ -54,7 +54,7 @@ def test_data_that_cannot_be_used(call: Callable, own_data: Path, tmp_path: Path
     path.write_text(json.dumps(content))
     result = call('python', 'tools/train.py', CONFIG, '--data', root, '--work-dir', tmp_path / 'w', *SMALL)
     assert result.returncode == 1
-    assert 'ERROR     all: image ids used twice: 1 (0)' in result.stdout
+    assert 'ERROR     all: image ids used twice: 1 (1)' in result.stdout
     assert 'error: the data in' in result.stderr
     assert 'Traceback' not in result.stderr
     assert [path.name for path in (tmp_path / 'w').iterdir()] == ['.training.lock']
