@@ -313,7 +313,7 @@ def test_images_without_instances_train(filters: bool, shapes_root: Path, tmp_pa
     root = Path(shutil.copytree(shapes_root, tmp_path / 'data'))
     path = root / 'annotations/instances_train.json'
     content = json.loads(path.read_text())
-    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] % 2]
+    content['annotations'] = [entry for entry in content['annotations'] if not entry['image_id'] % 2]
     path.write_text(json.dumps(content))
     own = config('maskrcnn_ravlt_t_shapes')
     own.train_dataloader.dataset.update(data_root=str(root), filter_cfg=dict(filter_empty_gt=filters))
@@ -373,7 +373,7 @@ def test_boxes_of_nan():
 def test_outlines_that_only_evaluation_stumbles_over(segmentation: list):
     """What pycocotools makes of them is an exception; training leaves the short parts out."""
     assert instances(segmentation)['gt_masks'].masks.shape == (1, 128, 128)
-    with pytest.raises(UserError, match='begins with, a part of fewer than three points, which cannot be evaluated'):
+    with pytest.raises(UserError, match='begins with, a polygon of fewer than three points, which cannot be evaluated'):
         instances(segmentation, evaluated=True)
 
 
