@@ -13,7 +13,8 @@ READERS = ('LoadImageFromFile', 'LoadAnnotations')
 
 
 def evaluation(config: Path, data: Path, work_dir: Path, **options: object) -> argparse.Namespace:
-    plain = dict(checkpoint='none.pth', data=None, iscrowd=None, out=None, show=False, show_dir=None, wait_time=0, tta=False, launcher='none')
+    plain = dict(checkpoint='none.pth', data=None, iscrowd=None, out=None, show=False,
+                 show_dir=None, wait_time=0, tta=False, launcher='none')
     return argparse.Namespace(config=str(config), work_dir=str(work_dir), cfg_options={
         'test_dataloader.dataset.data_root': str(data)}, **dict(plain, **options))
 
