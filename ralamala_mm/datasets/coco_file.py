@@ -124,7 +124,7 @@ def _read_slowly(text: bytes) -> tuple[dict, str | None]:
 def _structure_problem(content: object) -> str | None:
     if not isinstance(content, dict):
         return f'holds a {type(content).__name__}, not the object with images, annotations and categories of COCO'
-    for part in ('images', 'categories', 'annotations'):
+    for part in _PARTS:
         if not isinstance(content.get(part), list):
             return NO_ANNOTATIONS if part == 'annotations' else f'has no list "{part}", which the COCO format asks for'
     return _entries_problem(content) or next(
@@ -172,11 +172,12 @@ def _annotation_problem(annotation: dict) -> str | None:
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return 'a bbox that is not four numbers: x, y, width, height'
-    if not _is_number(annotation.get('area') or 0):
+    given = {key: value for key, value in annotation.items() if value is not None}
+    if not _is_number(given.get('area', 0)):
         return 'an area that is no number'
-    if any((annotation.get(key) or 0) not in (0, 1) for key in ('iscrowd', 'ignore')):
+    if any(given.get(key, 0) not in (0, 1) for key in ('iscrowd', 'ignore')):
         return 'an iscrowd or ignore that is neither 0 nor 1'
-    ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(annotation.get('id') or 0)
+    ids_are_good = _is_id(annotation['image_id']) and _is_id(annotation['category_id']) and _is_id(given.get('id', 0))
     return None if ids_are_good else 'an id that is neither a number nor a text'
 
 

@@ -213,6 +213,18 @@ def test_boxes_that_are_no_boxes(config: Callable, coco: Path, box: object):
         use_data(config('maskrcnn_ravlt_t'), str(coco), ('train',))
 
 
+@pytest.mark.parametrize(('key', 'value', 'told'), [
+    ('area', '', 'an area that is no number'), ('area', [], 'an area that is no number'),
+    ('iscrowd', '', 'an iscrowd or ignore that is neither 0 nor 1'),
+    ('ignore', '0', 'an iscrowd or ignore that is neither 0 nor 1'),
+    ('id', [], 'an id that is neither a number nor a text')])
+def test_values_of_another_kind(key: str, value: object, told: str, config: Callable, coco: Path):
+    """Empty ones are no missing ones: only null is."""
+    plant(coco, lambda c: c['annotations'][0].update({key: value}))
+    with pytest.raises(UserError, match=told):
+        use_data(config('retinanet_ravlt_t'), str(coco), ('train', 'val'))
+
+
 def test_images_that_are_nowhere(config: Callable, coco: Path):
     shutil.rmtree(coco / 'train')
     with pytest.raises(UserError, match=r'none of the images that .*instances_train.json names is there, such as 00000'):
