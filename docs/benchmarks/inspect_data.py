@@ -56,6 +56,7 @@ def main() -> None:
     if not args.folder.exists():
         make(args.folder, 'train', args.images, args.objects)
         make(args.folder, 'val', args.images // 24, args.objects // 24)
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # making it takes more memory than what is measured
     folder = str(args.folder.absolute())
     os.chdir(args.source)
     sys.path.insert(0, str(args.source.absolute()))

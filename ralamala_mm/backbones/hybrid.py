@@ -127,8 +127,6 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise OptionError(f'frozen_stages must lie between -1 and {NUM_STAGES}, not {frozen_stages}')
         self.linear_stages = resolve_linear_stages(linear_stages, self.family)
-        if compile and resolve_backend(backend) == 'onednn':
-            raise OptionError("backend onednn is not available with compile: torch.compile makes the graphs itself")
         self.channels_last = channels_last
         self._is_fused = False
         self._compile_options = compile
@@ -200,9 +198,12 @@ class HybridVisionTransformer(PretrainedFolder, BaseModule):
             name: as the argument `backend`.
 
         Raises:
-            OptionError: there is no such backend.
+            OptionError: there is no such backend, or it is not available with `compile`.
         """
-        self.backend = resolve_backend(name)
+        backend = resolve_backend(name)
+        if self._compile_options and backend == 'onednn':
+            raise OptionError('backend onednn is not available with compile: torch.compile makes the graphs itself')
+        self.backend = backend
         for module in self.modules():
             if isinstance(module, (Stem, Block, GatedAttention)):
                 module.backend = self.backend

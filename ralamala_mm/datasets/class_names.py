@@ -12,7 +12,7 @@ from .config import Color
 
 _FILES = ('labelmap.txt', 'class_dict.csv', '_classes.csv', 'classes.txt', 'labels.txt', 'class_names.txt')
 _NUMBERED = re.compile(r'(\d{1,3})\s*[:,;\s]\s*(\S.*)')  # '0 background', '1: circle'
-_IGNORED = 255
+IGNORED = 255  # pixels that neither train nor count
 _LABELME_IGNORED = '__ignore__'  # the first line of labelme's lists, for what is not annotated; no mask has a value for it
 
 
@@ -28,7 +28,7 @@ class ClassNames:
 
     def fitting(self, pixels: Collection[int]) -> 'ClassNames':
         """With the numbers at the start of the lines as values, if the masks have no others; '2 wheels' is a name else."""
-        return self.numbered if self.numbered and set(pixels) <= {*self.numbered.values, _IGNORED} else self
+        return self.numbered if self.numbered and set(pixels) <= {*self.numbered.values, IGNORED} else self
 
 
 def read_class_names(root: Path) -> ClassNames | None:
@@ -71,7 +71,7 @@ def _read(path: Path) -> ClassNames:
     if path.name == '_classes.csv':
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines)][1:]
         values = tuple(int(row[0]) for row in rows)
-        if not all(0 <= value <= _IGNORED for value in values):
+        if not all(0 <= value <= IGNORED for value in values):
             raise ValueError('its values are not of 0 to 255')
         return ClassNames(tuple(row[1] for row in rows), None, path, values)
     if path.suffix == '.csv':
@@ -80,7 +80,7 @@ def _read(path: Path) -> ClassNames:
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     names, values = zip(*((found[2], int(found[1])) for found in numbered if found), strict=True) if any(numbered) else ((), ())
     with_values = None
-    if all(numbered) and len(set(names)) == len(names) == len(set(values)) and max(values, default=0) <= _IGNORED:
+    if all(numbered) and len(set(names)) == len(names) == len(set(values)) and max(values, default=0) <= IGNORED:
         with_values = ClassNames(names, None, path, values)
     return ClassNames(tuple(lines[lines[:1] == [_LABELME_IGNORED]:]), None, path, numbered=with_values)
 

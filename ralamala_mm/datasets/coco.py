@@ -20,7 +20,7 @@ from ralamala_mm.errors import UserError
 
 from .coco_file import read_coco
 from .images import find_file
-from .locating import ImageIndex, is_hidden, subfolders
+from .locating import ImageIndex, find_here_or_deeper, is_hidden, settle_trainval, subfolders
 from .report import CORRECTED, Problem, problem, some, split_name, split_of
 from .segmentations import valid_polygons
 
@@ -172,13 +172,7 @@ def find_coco(root: Path) -> tuple[str, dict[str, CocoSplit]]:
     Raises:
         UserError: several files want to be the same split.
     """
-    layout, splits = _find_in(root)
-    if splits:
-        return layout, splits
-    deeper = [(folder, *found) for folder in subfolders(root) if (found := _find_in(folder))[1]]
-    if len(deeper) > 1:
-        raise UserError(f'{deeper[0][0]} and {deeper[1][0]} both hold COCO annotations: give one of them to --data')
-    return (f'{deeper[0][1]}, in the folder {deeper[0][0].name}', deeper[0][2]) if deeper else ('', {})
+    return find_here_or_deeper(root, _find_in, 'COCO annotations')
 
 
 def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
@@ -200,11 +194,8 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
         if len(best) > 1:
             several = ' and '.join(str(path) for path in best[:3])
             raise UserError(f'{several} could both be the {name} annotations: leave one in {root}')
-        is_both = name == 'trainval'
-        splits[name] = CocoSplit('train' if is_both else name, best[0], root, is_trainval=is_both)
-    both = splits.pop('trainval', None)
-    if both and 'train' not in splits:
-        splits['train'] = both
+        splits[name] = CocoSplit(name, best[0], root, is_trainval=name == 'trainval')
+    settle_trainval(splits)
     if len(splits) > 1:
         splits.pop('all', None)
     return _layout(root, splits), splits
@@ -253,6 +244,11 @@ class CheckedSplit:
         if entries:
             self.problems.append(problem(level, self.split.name, what, entries, consequence, correcting, needed))
         return bool(entries)
+
+    def named(self, positions: Sequence[int]) -> list[str]:
+        """'annotation 7' for each position in `annotations`."""
+        annotations = self.split.content['annotations']
+        return [annotations[i].name(i) for i in positions]
 
     def tell_counts(self, level: str, what: str, counts: collections.Counter, consequence: str = '',
                     correcting: str = '') -> bool:

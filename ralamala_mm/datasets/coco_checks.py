@@ -9,62 +9,20 @@ does, such as polygons of y and x, is an error.
 import codecs
 import collections
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from .coco import CheckedSplit, CocoSplit
+from .coco_masks import check_segmentations
+from .coco_objects import TOO_MANY, Objects, corners, overlaps
 from .images import SHARED_REMEDY, image_sizes, shared_files
 from .report import CORRECTED, ERROR, NOTE, Problem, some
-from .segmentations import (
-    cannot_be_evaluated,
-    enclosing_box,
-    has_strays,
-    is_degenerate,
-    is_empty,
-    is_polygon,
-    segmentation_problem,
-)
+from .segmentations import enclosing_box, segmentation_problem
 
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
-_OUTLINED = 20_000  # simple polygons that are compared with their boxes; the others are read, and no more
-_TOO_MANY = 0.2  # share of objects with the same defect, beyond which the file means something else
 _DETECTIONS = 100  # of an image, that COCO's metrics take
 _SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
-_SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
-_ROUNDING = 2.0  # pixels by which tools let boxes and masks differ, however small they are
-
-
-@dataclass
-class Objects:
-    """The annotations whose image and category are listed, as arrays of N rows."""
-
-    positions: np.ndarray  # int64, in `annotations`
-    images: np.ndarray  # int64, in `images`
-    categories: np.ndarray  # int64, in `categories`
-    boxes: np.ndarray  # float64 [N, 4]: x, y, width, height in pixels
-    limits: np.ndarray  # float64 [N, 2]: width and height of the image
-    crowd: np.ndarray  # bool: marked iscrowd
-    ignore: np.ndarray  # bool: marked ignore
-    unlisted: dict[str, np.ndarray]  # positions of annotations whose 'images' or 'categories' are not listed
-
-    @classmethod
-    def of(cls, content: dict) -> 'Objects':
-        images = {image['id']: i for i, image in enumerate(content['images'])}
-        categories = {category['id']: i for i, category in enumerate(content['categories'])}
-        annotations = content['annotations']
-        image = np.array([images.get(a.image_id, -1) for a in annotations], dtype=np.int64)
-        category = np.array([categories.get(a.category_id, -1) for a in annotations], dtype=np.int64)
-        known = np.flatnonzero((image >= 0) & (category >= 0))
-        boxes = content['boxes'][known]
-        unlisted = dict(images=np.flatnonzero(image < 0), categories=np.flatnonzero(category < 0))
-        crowd, ignore = (np.array([bool(getattr(a, key)) for a in annotations], dtype=bool)[known]
-                         for key in ('iscrowd', 'ignore'))
-        sizes = np.array([(entry['width'], entry['height']) for entry in content['images']], dtype=float).reshape(-1, 2)
-        return cls(known, image[known], category[known], boxes, sizes[image[known]], crowd, ignore, unlisted)
 
 
 def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
@@ -93,7 +51,7 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
     boxless = _check_boxes(checked, objects)
     unused = boxless | _check_duplicates(checked, objects)
     if wants_masks:
-        unused |= _check_segmentations(checked, objects, boxless)
+        unused |= check_segmentations(checked, objects, boxless)
     unused |= _check_crowds(checked, objects, crowds)
     _check_use(checked, objects, unused, smallest)
     checked.summary = _summary(split, objects)
@@ -119,7 +77,7 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
-    if len(missing) > _TOO_MANY * len(images):
+    if len(missing) > TOO_MANY * len(images):
         checked.tell(ERROR, 'images without a file', list(missing.values()),
                      f'too many to be left out; they were looked for in {checked.split.image_dir} and below {checked.split.root}')
     else:
@@ -194,7 +152,7 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
             continue
         listed = {entry['id'] for entry in content[part]}
         what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
-        named = _named(checked, unlisted)
+        named = checked.named(unlisted)
         used = {getattr(a, key) for a in annotations} - {None}
         are_numbers = bool(used) and all(type(number) is int for number in used)
         shift = next((shift for shift in (1, -1) if are_numbers and part == 'categories'
@@ -202,7 +160,7 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
         if shift:
             checked.tell(ERROR, what, named, f'their category ids, {min(used)} to {max(used)}, are off by one: the '
                          f'categories have {min(listed)} to {max(listed)}')
-        elif len(unlisted) > _TOO_MANY * len(annotations):
+        elif len(unlisted) > TOO_MANY * len(annotations):
             checked.tell(ERROR, what, named, f'too many to be annotation errors: {key}s and the ids of {part} do not '
                          'belong together')
         else:
@@ -214,9 +172,9 @@ def _check_fields(checked: CheckedSplit) -> None:
     annotations = checked.split.content['annotations']
     unfilled = [i for i, a in enumerate(annotations) if a.area is None or a.iscrowd is None]
     useless = [i for i, a in enumerate(annotations) if a.area is not None and not a.area > 0]
-    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', _named(checked, unfilled),
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', checked.named(unfilled),
                                        correcting='area filled in from the box, iscrowd with 0', needed=True)
-    checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', _named(checked, useless),
+    checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', checked.named(useless),
                                        correcting='filled in from the box', needed=True)
     for position in {*unfilled, *useless}:
         area, box = annotations[position].area or 0, checked.split.content['boxes'][position]
@@ -253,12 +211,12 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
         image = images[objects.images[row]]
         if segmentation and not segmentation_problem(segmentation, image['height'], image['width']):
             covered = np.array([enclosing_box(segmentation, image['height'], image['width'])])
-            if not _iou(covered, _corners(box[None]))[0] > _iou(covered, _corners(objects.boxes[row:row + 1]))[0]:
+            if not overlaps(covered, corners(box[None]))[0] > overlaps(covered, corners(objects.boxes[row:row + 1]))[0]:
                 continue  # the box is that of the rotated mask already
         objects.boxes[row] = box
         checked.changes.setdefault(position, {}).update(bbox=box.tolist())
         rotated.append(position)
-    checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', _named(checked, rotated), needed=True,
+    checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', checked.named(rotated), needed=True,
                                        correcting='made the box around the rotated one')
 
 
@@ -279,7 +237,7 @@ def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
         if not repeated[row]:
             alike.append(annotation)
     positions = objects.positions[repeated].tolist()
-    checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', _named(checked, positions),
+    checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', checked.named(positions),
                                        correcting='left out', needed=True)
     checked.left_out.update(positions)
     return repeated
@@ -296,19 +254,19 @@ def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     tiny = ~flat & ~outside & (boxes[:, 2:] < 1).any(1)
 
     def which(mask: np.ndarray) -> list[str]:
-        return [f'{_named(checked, [objects.positions[row]])[0]} of {content["images"][objects.images[row]]["file_name"]}'
+        return [f'{checked.named([objects.positions[row]])[0]} of {content["images"][objects.images[row]]["file_name"]}'
                 for row in np.flatnonzero(mask)]
 
     does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
             else dict(consequence='training leaves them out'))
     checked.tell(CORRECTED, 'boxes without area', which(flat), **does)
     checked.tell(CORRECTED, 'boxes outside the image', which(outside), **does)
-    if beyond.sum() > _TOO_MANY * len(boxes):
+    if beyond.sum() > TOO_MANY * len(boxes):
         checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
                      'too many to be annotation errors: COCO\'s boxes are x, y, width, height in pixels, not two corners')
     else:
         checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
-    if tiny.sum() > _TOO_MANY * len(boxes):
+    if tiny.sum() > TOO_MANY * len(boxes):
         checked.tell(ERROR, 'boxes smaller than a pixel', which(tiny),
                      'too many to be annotation errors: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
     else:
@@ -318,123 +276,13 @@ def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     return flat | outside | (tiny & (not checked.evaluated))
 
 
-def _check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.ndarray) -> np.ndarray:
-    """Masks that are missing, cannot be read, or lie elsewhere than their boxes; returns which objects are not used."""
-    content = checked.split.content
-    annotations = content['annotations']
-    lacking, unreadable, strays = [], [], []
-    degenerate = np.zeros(len(objects.positions), dtype=bool)
-    covered = np.full((len(objects.positions), 4), np.nan)
-    step = 1 + len(objects.positions) // _OUTLINED
-    decode = msgspec.json.Decoder(list[list[float]]).decode
-    for row, (position, is_boxless) in enumerate(zip(objects.positions.tolist(), boxless.tolist(), strict=True)):
-        try:
-            segmentation = decode(annotations[position].segmentation)
-            is_simple = len(segmentation) == 1 and is_polygon(*segmentation)
-        except msgspec.DecodeError:  # run lengths, nothing, or what is no segmentation
-            segmentation, is_simple = annotations[position].decoded_segmentation(), False
-        if is_simple and row % step:  # nearly all, of a large file
-            continue
-        image = content['images'][objects.images[row]]
-        if not segmentation:
-            lacking.append(position)
-        elif text := segmentation_problem(segmentation, image['height'], image['width']):
-            unreadable.append(f'{_named(checked, [position])[0]} of {image["file_name"]} {text}')
-        elif is_degenerate(segmentation) or is_empty(segmentation, image['height'], image['width']):
-            degenerate[row] = True
-        else:
-            if not is_boxless and not row % step:
-                covered[row] = enclosing_box(segmentation, image['height'], image['width'])
-            if has_strays(segmentation):
-                strays.append(position)
-    checked.tell(ERROR, 'annotations with a box but no mask', _named(checked, lacking),
-                 'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
-    checked.tell(ERROR, 'segmentations that cannot be read', unreadable)
-    _check_masks_in_boxes(checked, objects, covered)
-    without_points = _named(checked, objects.positions[degenerate])
-    points = 'polygons of fewer than three points, or run lengths of no pixel'
-    parts = 'segmentations with parts of an odd count or fewer than three points'
-    if not checked.evaluated:
-        checked.tell(NOTE, points, without_points, 'training leaves them out')
-        return degenerate
-    stops = any(cannot_be_evaluated(annotations[i].decoded_segmentation()) for i in strays)
-    checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
-    checked.needs_copy |= checked.tell(CORRECTED, parts, _named(checked, strays), correcting='these parts are left out',
-                                       needed=stops)
-    checked.left_out.update(objects.positions[degenerate].tolist())
-    return degenerate
-
-
-def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.ndarray) -> None:
-    """Whether masks lie in their boxes; where many do not, what their numbers are instead."""
-    known = np.flatnonzero(~np.isnan(covered).any(1))
-    away = known[~_belong(covered[known], _corners(objects.boxes[known]))]
-    named = _named(checked, objects.positions[away])
-    what = 'masks that do not lie in their boxes'
-    if len(known) < len(objects.positions):
-        what += f', of {len(known)} inspected'
-    if len(away) <= _TOO_MANY * len(known):
-        checked.tell(NOTE, what, named, 'one of both is wrong')
-        return
-    boxes, limits = _corners(objects.boxes[away]), np.tile(objects.limits[away], 2)
-    factor = np.median((covered[away, 2:] - covered[away, :2]) / np.maximum(objects.boxes[away, 2:], 1e-9))
-    shift = np.tile(np.median(covered[away, :2] - boxes[:, :2], axis=0), 2)
-    by_rows = _by_rows(checked, objects, away)
-    means = {
-        'their points are shares of the image from 0 to 1, and COCO\'s are pixels': covered[away] * limits,
-        'their points are y, x, and COCO\'s are x, y': np.where(np.isnan(by_rows), covered[away][:, [1, 0, 3, 2]], np.nan),
-        'their run lengths go by rows, and COCO\'s go by columns': by_rows,
-        f'they are {factor:.3g} times as large as their boxes: of images of another size?': covered[away] / max(factor, 1e-9),
-        f'they are shifted against their boxes by x {shift[0]:+.0f}, y {shift[1]:+.0f} pixels': covered[away] - shift}
-    fits = {text: _belong(boxes_there, boxes).mean() for text, boxes_there in means.items()}
-    likely = max(fits, key=fits.__getitem__)
-    inside = np.clip(np.minimum(covered[away, 2:], boxes[:, 2:]) - np.maximum(covered[away, :2], boxes[:, :2]), 0, None).prod(1)
-    share = np.median(inside / np.maximum((covered[away, 2:] - covered[away, :2]).prod(1), 1e-9))
-    if fits[likely] > 0.5:
-        checked.tell(ERROR, what, named, likely)
-    elif share < 0.5:  # of a mask, in its box
-        checked.tell(ERROR, what, named, 'masks and boxes are of different images or objects')
-    else:
-        checked.tell(NOTE, what, named, 'they are much smaller than their boxes: fine where boxes include what is hidden')
-
-
-def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.ndarray:
-    """Boxes x1, y1, x2, y2 of run lengths that are read row by row, `[R, 4]`; NaN for polygons."""
-    content = checked.split.content
-    boxes = np.full((len(rows), 4), np.nan)
-    for i, row in enumerate(rows):
-        image = content['images'][objects.images[row]]
-        segmentation = content['annotations'][objects.positions[row]].decoded_segmentation()
-        if isinstance(segmentation, dict):
-            boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
-    return boxes
-
-
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    """x, y, width, height → x1, y1, x2, y2, all `[N, 4]`."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes x1, y1, x2, y2, row by row: `[N]`."""
-    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
-    common = sides.prod(1)
-    return common / np.maximum((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - common, 1e-9)
-
-
-def _belong(covered: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether boxes x1, y1, x2, y2 are the same but for rounding and inexact drawing, row by row; not if one is NaN."""
-    with np.errstate(invalid='ignore'):
-        return (_iou(covered, boxes) >= _SAME_BOX) | (np.abs(covered - boxes).max(1) <= _ROUNDING)
-
-
 def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -> np.ndarray:
     """Objects marked iscrowd or ignore, which many tools write for what is no crowd; returns which are not used."""
     marked = objects.crowd | objects.ignore
     rows = np.flatnonzero(marked)
     what = 'instances marked iscrowd or ignore'
     if crowds == 'objects':
-        checked.needs_copy |= checked.tell_counts(CORRECTED, what, _by_class(checked, objects, marked),
+        checked.needs_copy |= checked.tell_counts(CORRECTED, what, objects.by_class(checked.split.content, marked),
                                                   correcting='taken as objects like all others')
         for position in objects.positions[rows].tolist():
             checked.changes.setdefault(position, {}).update(iscrowd=0, ignore=0)
@@ -442,7 +290,7 @@ def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -
     if checked.evaluated and objects.ignore.any():
         checked.needs_copy |= checked.tell_counts(
             CORRECTED, 'instances marked ignore, which pycocotools counts all the same',
-            _by_class(checked, objects, objects.ignore), correcting='marked iscrowd, which it does not count')
+            objects.by_class(checked.split.content, objects.ignore), correcting='marked iscrowd, which it does not count')
         for position in objects.positions[objects.ignore].tolist():
             checked.changes.setdefault(position, {}).update(iscrowd=1)
     totals = np.bincount(objects.categories, minlength=len(checked.split.content['categories']))
@@ -453,23 +301,13 @@ def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -
     if only.any() and crowds is None:
         checked.tell_counts(
             ERROR, 'instances marked iscrowd or ignore, as are all of their class',
-            _by_class(checked, objects, only[objects.categories]),
+            objects.by_class(checked.split.content, only[objects.categories]),
             'nothing would be learnt or counted of them; datumaro, supervision and CVAT\'s brush mark ordinary masks so: '
                      '--data DIR --iscrowd objects takes all as objects, --iscrowd ignored leaves them out')
     others = marked & ~only[objects.categories] if crowds is None else marked
-    checked.tell_counts(NOTE, what, _by_class(checked, objects, others),
+    checked.tell_counts(NOTE, what, objects.by_class(checked.split.content, others),
                         'training does not learn them, and evaluation does not count them')
     return marked
-
-
-def _by_class(checked: CheckedSplit, objects: Objects, mask: np.ndarray) -> collections.Counter:
-    """How many objects of a mask there are by class name."""
-    categories = checked.split.content['categories']
-    counts = np.bincount(objects.categories[mask], minlength=len(categories)).tolist()
-    by_class = collections.Counter()
-    for category, count in zip(categories, counts, strict=True):
-        by_class[category['name']] += count
-    return +by_class
 
 
 def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smallest: int) -> None:
@@ -483,11 +321,11 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
         crowded = np.flatnonzero(np.bincount(objects.images[~unused], minlength=len(missing)) > _DETECTIONS)
         checked.tell(NOTE, f'images of more than {_DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
                      f'COCO\'s metrics take {_DETECTIONS} predictions of an image, so that even perfect ones miss some')
-    in_file = _by_class(checked, objects, np.ones_like(unused))
+    in_file = objects.by_class(checked.split.content, np.ones_like(unused))
     names = {category['id']: category['name'] for category in content['categories']}
     for position in np.union1d(*objects.unlisted.values()).tolist():
         in_file[names.get(content['annotations'][position].category_id, 'not listed')] += 1
-    used = _by_class(checked, objects, ~unused)
+    used = objects.by_class(checked.split.content, ~unused)
     checked.instances = used
     lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
     does = 'training uses' if checked.trained else 'evaluation counts'
@@ -499,12 +337,6 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
         checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))
     if checked.trained:
         checked.tell(NOTE, 'classes without an instance', [name for name in checked.split.category_names if not used[name]])
-
-
-def _named(checked: CheckedSplit, positions: Sequence[int]) -> list[str]:
-    """'annotation 7' for each position in `annotations`."""
-    annotations = checked.split.content['annotations']
-    return [annotations[i].name(i) for i in positions]
 
 
 def _twice(values) -> list:

@@ -4,15 +4,20 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import unquote
+
+from ralamala_mm.errors import UserError
 
 from .report import is_image, split_of
 
 # Folders of masks, whose files bear the names of the images.
 MASK_FOLDERS = ('annotations', 'annotation', 'masks', 'mask', 'labels', 'label', 'ann_dir', 'semantic', 'gt', 'segmentation')
+Split = TypeVar('Split')  # a dataclass with a name
 _SPLITS = ('train', 'val', 'test')
 _OF_SYSTEMS = ('__MACOSX',)  # folders that archives of macOS bring along
 
@@ -92,6 +97,33 @@ def _common_end(path: tuple[str, ...], wanted: list[str]) -> int:
             break
         count += 1
     return count
+
+
+def find_here_or_deeper(root: Path, find: Callable[[Path], tuple[str, dict]], what: str) -> tuple[str, dict]:
+    """The layout and splits that `find` finds in a folder, or else in the one of its subfolders that has any.
+
+    Args:
+        root: the folder.
+        find: gives a word for the layout, and the splits by name.
+        what: is looked for.
+
+    Raises:
+        UserError: several subfolders have some.
+    """
+    layout, splits = find(root)
+    if splits:
+        return layout, splits
+    deeper = [(folder, *found) for folder in subfolders(root) if (found := find(folder))[1]]
+    if len(deeper) > 1:
+        raise UserError(f'{deeper[0][0]} and {deeper[1][0]} both hold {what}: give one of them to --data')
+    return (f'{deeper[0][1]}, in the folder {deeper[0][0].name}', deeper[0][2]) if deeper else (layout, {})
+
+
+def settle_trainval(splits: dict[str, Split]) -> None:
+    """Images for training and validation are trained on, unless there are some for training alone."""
+    both = splits.pop('trainval', None)
+    if both and 'train' not in splits:
+        splits['train'] = replace(both, name='train')
 
 
 def walk_folders(root: Path, depth: int) -> Iterator[Path]:

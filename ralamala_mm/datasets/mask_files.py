@@ -16,13 +16,12 @@ from PIL import Image
 
 from ralamala_mm.files import atomic_write
 
-from .class_names import ClassNames, read_class_names
+from .class_names import IGNORED, ClassNames, read_class_names
 from .config import Color, config_classes, datasets_of, reduces_zero_label
 from .images import image_size
 from .mask_folders import MaskSplit
 from .report import CORRECTED, ERROR, NOTE, Problem, Report, problem, some
 
-IGNORED = 255  # pixels that neither train nor count
 _FAR, _SPARSE = 30, 3  # values beyond these are no class indices: from 30 on, and three times as high as there are values
 _MOST = 0.5  # share of pixels from which a class may be the background
 _BACKGROUND = re.compile('background|void|unlabel|other|none|ignore', re.IGNORECASE)

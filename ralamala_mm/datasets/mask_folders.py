@@ -19,7 +19,7 @@ from pathlib import Path
 from ralamala_mm.errors import UserError
 
 from .images import find_file
-from .locating import holds_masks, is_hidden, subfolders
+from .locating import find_here_or_deeper, holds_masks, is_hidden, settle_trainval, subfolders
 from .report import is_image, split_name
 
 _IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs')
@@ -159,13 +159,7 @@ def find_masks(root: Path) -> tuple[str, dict[str, MaskSplit]]:
     Raises:
         UserError: several folders could be the same.
     """
-    layout, splits = _find_masks_in(root)
-    if splits:
-        return layout, splits
-    deeper = [(folder, *found) for folder in subfolders(root) if (found := _find_masks_in(folder))[1]]
-    if len(deeper) > 1:
-        raise UserError(f'{deeper[0][0]} and {deeper[1][0]} both hold images and masks: give one of them to --data')
-    return (f'{deeper[0][1]}, in the folder {deeper[0][0].name}', deeper[0][2]) if deeper else (layout, {})
+    return find_here_or_deeper(root, _find_masks_in, 'images and masks')
 
 
 def _find_masks_in(root: Path) -> tuple[str, dict[str, MaskSplit]]:
@@ -195,15 +189,8 @@ def _find_masks_in(root: Path) -> tuple[str, dict[str, MaskSplit]]:
             if role == 'both':
                 folder = _only(found[role, name], f'{name} images and masks')
                 splits[name] = MaskSplit(name, folder, folder)
-    _use_trainval(splits)
+    settle_trainval(splits)
     return 'folders of images and masks', splits
-
-
-def _use_trainval(splits: dict[str, MaskSplit]) -> None:
-    """Images for training and validation are trained on, unless there are some for training alone."""
-    both = splits.pop('trainval', None)
-    if both and 'train' not in splits:
-        splits['train'] = replace(both, name='train')
 
 
 def _only(folders: list[Path], what: str) -> Path:
@@ -227,7 +214,7 @@ def _find_voc(root: Path) -> tuple[str, dict[str, MaskSplit]]:
         splits[name] = MaskSplit(name, root / 'JPEGImages', mask_dir, tuple(stems))
     if not splits:
         splits['all'] = MaskSplit('all', root / 'JPEGImages', mask_dir)
-    _use_trainval(splits)
+    settle_trainval(splits)
     if len(splits) > 1:
         splits.pop('all', None)
     return 'Pascal VOC\'s folders, as CVAT exports them', splits

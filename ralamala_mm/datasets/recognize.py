@@ -1,11 +1,12 @@
 """What a folder holds that cannot be read as it is, in a sentence that says what to do."""
 
 import json
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from .locating import is_hidden, walk_folders
 
+_YOLO = ('data.yaml', 'data.yml', 'dataset.yaml')
 _DEPTH = 2  # folders below the one that was given
 _PROBED = 20  # files of a kind that are opened
 _EXPORT = 'export COCO JSON from the tool that wrote it, or convert it'
@@ -20,12 +21,13 @@ _JSON_KINDS = (  # keys of the object in a file, and what it then is
 def recognize(root: Path) -> str | None:
     """A sentence about annotations of another kind below a folder, None if nothing is recognised."""
     folders = list(walk_folders(root, _DEPTH))
-    if any(_files(folder, 'data.yaml', 'data.yml', 'dataset.yaml') for folder in folders) or any(
-            folder.name == 'labels' and _all_files(folder, '.txt') for folder in folders):
+    if any((folder / name).is_file() for folder in folders for name in _YOLO) or any(
+            folder.name == 'labels' and _has_texts(folder) for folder in folders):
         return f'a YOLO data set (data.yaml, labels/*.txt): {_EXPORT}'
-    if any(_has(path, b'<annotation>') or _has(path, b'<annotation/>') for folder in folders for path in _some(folder, '.xml')):
+    xml = b''.join(_start(path) for folder in folders for path in _some(folder, '.xml'))
+    if b'<annotation>' in xml or b'<annotation/>' in xml:
         return f'Pascal VOC annotations, one XML file for each image: {_EXPORT}'
-    if any(_has(path, b'<annotations') for folder in folders for path in _some(folder, '.xml')):
+    if b'<annotations' in xml:
         return f'annotations in XML, as CVAT writes them for images: {_EXPORT}'
     for path in (path for folder in folders for path in _some(folder, '.json')):
         if path.name.startswith('captions'):
@@ -53,27 +55,18 @@ def _json_kind(path: Path) -> str | None:
     return next((kind for wanted, kind in _JSON_KINDS if wanted <= keys), None)
 
 
-def _files(folder: Path, *names: str) -> bool:
-    return any((folder / name).is_file() for name in names)
+def _has_texts(folder: Path) -> bool:
+    """Whether there are text files in a folder or those within it."""
+    return any(_some(inner, '.txt') for inner in [folder, *(path for path in folder.iterdir() if path.is_dir())])
 
 
-def _all_files(folder: Path, suffix: str) -> bool:
-    return next(_some(folder, suffix), None) is not None or any(
-        next(_some(inner, suffix), None) for inner in folder.iterdir() if inner.is_dir())
-
-
-def _some(folder: Path, suffix: str) -> Iterator[Path]:
+def _some(folder: Path, suffix: str) -> list[Path]:
     """The first few files of a suffix."""
-    found = 0
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() == suffix and path.is_file() and not is_hidden(path.name):
-            yield path
-            found += 1
-            if found == _PROBED:
-                return
+    return list(islice((path for path in sorted(folder.iterdir()) if path.suffix.lower() == suffix and path.is_file()
+                        and not is_hidden(path.name)), _PROBED))
 
 
-def _has(path: Path, text: bytes) -> bool:
-    """Whether a text is among the first of a file."""
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, and a line's end."""
     with path.open('rb') as file:
-        return text in file.read(500)
+        return file.read(500) + b'\n'

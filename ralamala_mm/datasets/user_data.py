@@ -12,12 +12,12 @@ from mmengine.config import Config, ConfigDict
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
+from .class_names import IGNORED
 from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, same_images, shared_files
 from .mask_files import (
-    IGNORED,
     CheckedMasks,
     MaskEncoding,
     check_masks,
@@ -233,8 +233,8 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
         found = checked[split.name]
         divided = split.name in ('train', 'all') and (mode != 'train' or chosen.get('val') is split)
         if divided:
-            rest, held_out = hold_out(split.content["images"], split.root,
-                                      lambda image, ids=found.with_objects: image["id"] in ids)
+            rest, held_out = hold_out(split.content['images'], split.root,
+                                      lambda image, ids=found.with_objects: image['id'] in ids)
             copy = corrected_copy(found, classes, rest if mode == 'train' else held_out)
             files[mode] = _write(folder / ('train.json' if mode == 'train' else 'val.json'), copy)
             written.add('held out')

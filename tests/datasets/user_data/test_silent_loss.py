@@ -376,7 +376,7 @@ def nest(root: Path) -> None:
 def test_any_name_of_an_annotation_file(config: Callable, cvat: Path, capsys: pytest.CaptureFixture):
     (cvat / 'annotations/instances_default.json').rename(cvat / 'dataset.json')
     (cvat / 'annotations').rmdir()
-    (cvat / 'images/default').rename(cvat / 'pictures')
+    (cvat / 'images/default').rename(cvat / 'photos')
     use_data(config('retinanet_ravlt_t'), str(cvat), SPLITS)
     assert 'COCO format, dataset.json' in capsys.readouterr().out
 
