@@ -68,6 +68,10 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
                                        written, 'the files were found')
     checked.needs_copy |= checked.tell(CORRECTED, 'images found by the last part of their names', others, needed=True,
                                        correcting='the copy names the files')
+    lvis = [image['file_name'] for image in images if 'neg_category_ids' in image]
+    checked.needs_copy |= checked.tell(
+        CORRECTED, 'images as LVIS lists them, by address and with some of the classes annotated', lvis, 'the metrics of COCO '
+        'count objects of other classes that are found as wrong', correcting='the copy has file names', needed=True)
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
     names_of = collections.defaultdict(list)
     for name, file in present.items():

@@ -66,8 +66,9 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
         fast: False reads it as pycocotools does, which minds damage in texts that nobody needs too.
 
     Returns:
-        a dict with `images` and `categories` as they are, `annotations`, a list of N `Annotation`, and their `boxes`, float64
-        `[N, 4]`: x, y, width, height in pixels; the rest is left out.
+        a dict with `images` and `categories` as they are (but those of LVIS, which have a `coco_url` for a `file_name`, get one),
+        `annotations`, a list of N `Annotation`, and their `boxes`, float64 `[N, 4]`: x, y, width, height in pixels; the rest is
+        left out.
     """
     try:
         text = path.read_bytes()
@@ -80,6 +81,7 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
     try:
         found = msgspec.json.decode(text, type=_File)
         content = dict(images=found.images, categories=found.categories, annotations=found.annotations)
+        _name_images(found.images)
         if not _entries_problem(content) and all(a.bbox is not None for a in found.annotations):
             boxes = _take_boxes(found.annotations)
             marks = {a.iscrowd for a in found.annotations} | {a.ignore for a in found.annotations}
@@ -127,9 +129,17 @@ def _structure_problem(content: object) -> str | None:
     for part in _PARTS:
         if not isinstance(content.get(part), list):
             return NO_ANNOTATIONS if part == 'annotations' else f'has no list "{part}", which the COCO format asks for'
+    _name_images(content['images'])
     return _entries_problem(content) or next(
         (f'has {problem} in "annotations" (number {position})' for position, entry in enumerate(content['annotations'])
          if (problem := _annotation_problem(entry))), None)
+
+
+def _name_images(images: Sequence[object]) -> None:
+    """LVIS names images by the address of COCO's: .../train2017/000000391895.jpg."""
+    for image in images:
+        if isinstance(image, dict) and 'file_name' not in image and isinstance(image.get('coco_url'), str):
+            image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
 
 
 def _entries_problem(content: dict) -> str | None:

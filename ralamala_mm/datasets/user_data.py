@@ -16,10 +16,12 @@ from .class_names import IGNORED
 from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
+from .formats import convert_folder
 from .images import SHARED_REMEDY, same_images, shared_files
 from .mask_files import (
     CheckedMasks,
     MaskEncoding,
+    by_value,
     check_masks,
     config_encoding,
     find_encoding,
@@ -29,6 +31,7 @@ from .mask_files import (
     write_converted,
 )
 from .mask_folders import MaskSplit, find_masks
+from .painted_masks import Painted, paint_masks
 from .recognize import recognize
 from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out, problem
 
@@ -148,7 +151,12 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         UserError: an annotation file is no COCO, or its images are nowhere.
     """
     layout, splits = find_coco(root)
-    report = Report(str(root), layout)
+    converted = None if splits else convert_folder(root, Path(config.work_dir), for_detector=True)
+    if converted:
+        layout, splits = converted.layout, converted.splits
+    report = Report(str(root), layout, problems=list(converted.problems) if converted else [])
+    if report.errors:
+        return report
     chosen = _choose_coco(splits, modes, report)
     if chosen is None:
         return None
@@ -227,7 +235,7 @@ def _files(config: Config, report: Report, chosen: dict[str, CocoSplit], checked
            classes: Sequence[str]) -> dict[str, Path]:
     """The annotation file of each mode, within the root or a copy in the work directory."""
     folder = Path(config.work_dir, 'data').absolute()
-    files = {mode: split.ann_file.relative_to(split.root) for mode, split in chosen.items()}
+    files = {mode: Path(os.path.relpath(split.ann_file, split.root)) for mode, split in chosen.items()}
     written = set()
     for mode, split in chosen.items():
         found = checked[split.name]
@@ -296,18 +304,26 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     """
     layout, splits = find_masks(root)
     report = Report(str(root), layout)
+    painted = None if splits else _paint(config, root, weights_classes, show_progress, report)
+    if painted:
+        splits = painted.splits
+        if report.errors:
+            return report
     chosen = _choose_masks(splits, modes, report)
     if chosen is None:
         return None
     checked = {split.name: check_masks(split, show_progress) for split in dict.fromkeys(chosen.values())}
-    own = is_the_config_s_own(config, root, {mode: checked[split.name] for mode, split in chosen.items()})
+    own = not painted and is_the_config_s_own(config, root, {mode: checked[split.name] for mode, split in chosen.items()})
     training = splits.get('train') or splits.get('all')
     if training and training.name not in checked and not (own or weights_classes or 'train' in modes):
         checked = {training.name: check_masks(training, show_progress), **checked}  # its masks say which classes there are
     for masks in checked.values():
         report.splits.append((masks.split.name, _summary(masks, root)))
         report.problems += _file_problems(masks)
-    encoding = config_encoding(config) if own else find_encoding(root, checked, weights_classes, report)
+    if painted:
+        encoding = by_value(painted.classes)
+    else:
+        encoding = config_encoding(config) if own else find_encoding(root, checked, weights_classes, report)
     if encoding:
         first = next(iter(checked.values()))
         report.classes = shares(encoding, first)
@@ -326,6 +342,24 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         replace_transforms(config, lambda transform: transform.pop('reduce_zero_label', None))
     _set_mask_paths(config, root, chosen, checked, encoding, report)
     return report
+
+
+def _paint(config: Config, root: Path, weights_classes: Sequence[str] | None, show_progress: bool,
+           report: Report) -> Painted | None:
+    """Masks from the outlines of COCO annotations, or of another format's; None if there are none."""
+    report.layout, splits = find_coco(root)
+    converted = None if splits else convert_folder(root, Path(config.work_dir), for_detector=False, show_progress=show_progress)
+    if converted:
+        report.layout, splits = converted.layout, converted.splits
+        report.problems += converted.problems
+    if not splits:
+        return None
+    folder = Path(config.work_dir, 'data', 'painted').absolute()
+    painted = paint_masks(splits, folder, not converted or converted.has_background, weights_classes, show_progress)
+    report.problems += painted.problems
+    text = f'masks were painted from outlines into {folder}, smaller objects over larger ones'
+    report.problems.append(Problem(NOTE, 'all', text))
+    return painted
 
 
 def _choose_masks(splits: Mapping[str, MaskSplit], modes: Sequence[str], report: Report) -> dict[str, MaskSplit] | None:
@@ -393,7 +427,8 @@ def _summary(masks: CheckedMasks, root: Path) -> str:
     shown = ' to '.join(dict.fromkeys(f'{width}×{height}' for width, height in sizes[:1] + sizes[-1:]))
     split = masks.split
     return (f'{len(masks.masks)} images of {shown} with masks, {len(empty)} of them empty; '
-            f'{split.image_dir.relative_to(root)}/*{split.image_suffix}, {split.mask_dir.relative_to(root)}/*{split.mask_suffix}')
+            + ', '.join(f'{os.path.relpath(folder, root)}/*{suffix}' for folder, suffix in (
+                (split.image_dir, split.image_suffix), (split.mask_dir, split.mask_suffix))))
 
 
 def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit], checked: Mapping[str, CheckedMasks],

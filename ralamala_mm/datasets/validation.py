@@ -4,22 +4,18 @@ import itertools
 import json
 import multiprocessing
 import signal
-import sys
-import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
-from mmengine.utils import ProgressBar
 
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
@@ -29,13 +25,13 @@ from .coco_checks import check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
 from .diagnosis import explain_dataset_error, names_problem
 from .images import FileUserError
+from .progress import Progress
 from .report import ERROR, Problem, Report, some
 from .user_data import smallest_trained, wants_masks
 
 _TASK = 8  # samples that a worker is given at a time
 _WAITING = 3  # tasks per worker that are handed out ahead
 _IDLE = -1
-_SECONDS = 15  # between two lines where stderr is no terminal
 _NOTED = 20  # notes that are printed
 
 
@@ -149,33 +145,6 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         progress.end()
-
-
-class Progress:
-    """How far it is and how long it still takes, on stderr: MMEngine's bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.done = what, total, 0
-        self.begun = self.reported = time.monotonic()
-        self.bar = ProgressBar(total, file=sys.stderr) if sys.stderr.isatty() and total else None
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if self.bar:
-            self.bar.update(count)
-        elif now - self.reported >= _SECONDS:
-            self.reported = now
-            left = timedelta(seconds=round((now - self.begun) / self.done * (self.total - self.done)))
-            print(f'  {self.what}: {self.done}/{self.total}, {left} left', file=sys.stderr, flush=True)
-
-    def tell(self, text: str) -> None:
-        """Prints a line of its own."""
-        print(f'\n{text}' if self.bar else text, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self.bar:
-            print(file=sys.stderr)
 
 
 def check_worker_count(workers: int) -> None:

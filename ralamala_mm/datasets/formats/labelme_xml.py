@@ -1,0 +1,65 @@
+"""LabelMe of MIT, the older tool, which datumaro also writes: for each image an XML file with polygons, masks and boxes.
+
+Format: https://github.com/CSAILVision/LabelMeAnnotationTool.
+"""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from ralamala_mm.datasets.images import image_size
+
+from .labels import (
+    Found,
+    Instance,
+    LabeledImage,
+    LabelError,
+    Listing,
+    by_split,
+    corners_box,
+    number,
+    one_object,
+    read_mask,
+    run_lengths,
+)
+from .xml_files import read_xml, starts_with
+
+
+def find(listing: Listing) -> Found | None:
+    """The data set below a folder, if there is one."""
+    files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>') and b'<imagesize>' in path.read_bytes()]
+    if not files:
+        return None
+    masks = {path.name: path for path in listing.of('.png') if path.parts[-2:][0].lower() == 'masks' or 'Masks' in path.parts}
+    return Found('LabelMe XML format', by_split(listing, files), lambda path: _read(path, listing, masks),
+                 [*files, *masks.values()])
+
+
+def _read(path: Path, listing: Listing, masks: dict[str, Path]) -> LabeledImage:
+    root = read_xml(path)
+    image = listing.image((root.findtext('filename') or path.stem).strip(), [path.parent], listing.split(path))
+    size = image_size(image) if isinstance(image, Path) else None
+    if size is None:
+        width, height = (int(number(root.findtext(f'imagesize/{key}'), key)) for key in ('ncols', 'nrows'))
+        size = (width, height)
+    found = LabeledImage(image, size)
+    groups: dict[tuple[str, str], list[Instance]] = {}
+    for entry in root.findall('object'):
+        if (entry.findtext('deleted') or '0').strip() != '1':
+            name = (entry.findtext('name') or '').strip()
+            whole = (entry.findtext('parts/ispartof') or entry.findtext('id') or str(len(groups))).strip()
+            groups.setdefault((name, whole), []).append(_instance(entry, name, size, masks))
+    found.instances = [instance for parts in groups.values() for instance in one_object(parts, size)]
+    return found
+
+
+def _instance(entry: Element, name: str, size: tuple[int, int], masks: dict[str, Path]) -> Instance:
+    if (mask := entry.findtext('segm/mask')) is not None:
+        if mask.strip() not in masks:
+            raise LabelError(f'names the mask {mask}, which is not there')
+        return Instance(name, segmentation=run_lengths(read_mask(masks[mask.strip()]), 0, 0, size))
+    points = [number(point.findtext(axis), axis) for point in entry.iterfind('polygon/pt') for axis in 'xy']
+    if len(points) < 6:
+        raise LabelError(f'an object {name} without a polygon')
+    if (entry.findtext('type') or '').strip() == 'bounding_box':
+        return Instance(name, box=corners_box(min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])))
+    return Instance(name, segmentation=[points])

@@ -1,0 +1,157 @@
+"""Pascal VOC: for each image an XML file with the boxes of its objects, as also labelImg and Roboflow write it.
+
+Masks of objects are taken from `SegmentationObject/NAME.png`, where there is one, each for the box that it fills.
+Coordinates are edges of boxes from 0, but in files of the VOC challenge itself, which number pixels from 1 and include the last.
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from ralamala_mm.datasets.report import NOTE, split_name
+
+from .labels import (
+    Found,
+    Instance,
+    LabeledImage,
+    LabelError,
+    Listing,
+    Remark,
+    by_split,
+    corners_box,
+    number,
+    rotated_rectangle,
+    run_lengths,
+)
+from .xml_files import read_xml, starts_with
+
+_LISTS = ('ImageSets/Main', 'ImageSets/Segmentation', 'ImageSets')
+_IMAGES = ('JPEGImages', 'images', 'image', 'img')
+_DIFFICULT = Remark(NOTE, 'objects marked difficult', 'used as all others')
+_UNLABELED = Remark(NOTE, 'images without an XML file', 'not used, as nothing says that they show no objects')
+_UNLISTED = Remark(NOTE, 'XML files that no list in ImageSets names', 'not used')
+_ABSENT = Remark(NOTE, 'names in ImageSets without an XML file and an image', 'left out')
+_EMPTY = Remark(NOTE, 'images that ImageSets names, without an XML file', 'taken as images without objects')
+_NO_BOX = Remark(NOTE, 'masks in SegmentationObject that fill no box', 'not used')
+_FILLS = 0.5  # overlap of a mask's box with an object's from which they are one
+_OUTLINE, _PALE = 255, 0xE0E0C0  # around objects in SegmentationObject, as an index and as a color
+
+
+def find(listing: Listing) -> Found | None:
+    """The Pascal VOC data set below a folder, if there is one."""
+    files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>', b'<annotation ', b'<annotation/')]
+    if not files:
+        return None
+    splits, remarks = _by_lists(listing, files)
+    if not splits:
+        splits, stems = by_split(listing, files), {path.stem for path in files}
+        folders = {path.parent for path in files} | {path.parent.parent / name for path in files for name in _IMAGES}
+        remarks = [(_UNLABELED, listing.name(image)) for image in listing.images
+                   if image.stem not in stems and image.parent in folders]
+    masks = {path.stem: path for path in listing.images if path.parent.name == 'SegmentationObject'}
+    return Found('Pascal VOC format', splits, lambda path: _read(path, listing, masks), [*files, *masks.values()],
+                 remarks=remarks)
+
+
+def _by_lists(listing: Listing, files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[tuple[Remark, str]]]:
+    """Splits by lists such as `ImageSets/Main/train.txt`; those of single classes, `cat_train.txt`, are passed over."""
+    by_stem = {path.stem: path for path in files}
+    for folder in _LISTS:
+        lists = {path.stem: path for path in listing.of('.txt')
+                 if path.parent.as_posix().endswith(f'/{folder}') and split_name(path.stem) and '_' not in path.stem}
+        if not lists:
+            continue
+        splits: dict[str, list[Path]] = {}
+        remarks = []
+        for stem, path in sorted(lists.items()):
+            lines = [line.split()[0] for line in path.read_text(errors='replace').splitlines() if line.strip()]
+            for line in lines:
+                name = Path(line).stem if Path(line).suffix.lower() in ('.jpg', '.png', '.xml') else line
+                item = by_stem.get(name) or listing.image(name, [])
+                if isinstance(item, Path):
+                    splits.setdefault(split_name(stem), []).append(item)
+                if name not in by_stem:
+                    remarks.append((_EMPTY if isinstance(item, Path) else _ABSENT, f'{name} of {path.name}'))
+        listed = {path for many in splits.values() for path in many}
+        remarks += [(_UNLISTED, listing.name(path)) for path in files if path not in listed]
+        return splits, remarks
+    return {}, []
+
+
+def _read(path: Path, listing: Listing, masks: Mapping[str, Path]) -> LabeledImage:
+    if path.suffix.lower() != '.xml':
+        return LabeledImage(path)  # an image without objects
+    root = read_xml(path)
+    name = (root.findtext('filename') or '').strip()
+    folders = [path.parent, *(base / inner for base in (path.parent.parent, path.parent) for inner in _IMAGES)]
+    folders += [base / inner / path.parent.name for base in (path.parent.parent, path.parent.parent.parent) for inner in _IMAGES]
+    split = listing.split(path)
+    image = listing.image(name, folders, split) if name else path.stem
+    if isinstance(image, str):
+        image = listing.image(path.stem, folders, split)
+    sizes = [root.findtext(f'size/{key}') for key in ('width', 'height')]
+    size = tuple(int(number(text, 'a size')) for text in sizes) if all(sizes) else None
+    found = LabeledImage(image, size if size and min(size) > 0 else None)
+    counts_from_1 = (root.findtext('source/database') or '').startswith('The VOC')
+    for entry in root.findall('object'):
+        found.instances.append(_instance(entry, counts_from_1))
+        if (entry.findtext('difficult') or '0').strip() == '1':
+            found.remarks.append((_DIFFICULT, path.name))
+    if path.stem in masks:
+        _add_masks(found, masks[path.stem])
+    return found
+
+
+def _add_masks(found: LabeledImage, path: Path) -> None:
+    """Gives each object the mask that fills its box best."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image if image.mode in ('P', 'L') else image.convert('RGB'))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LabelError(f'its mask {path.name} cannot be read ({error})') from error
+    if values.ndim == 3:  # in the colors of the palette
+        values = values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    outline = _OUTLINE if values.max(initial=0) <= _OUTLINE else _PALE
+    size = (values.shape[1], values.shape[0])
+    left = [instance for instance in found.instances if instance.box]
+    for value in np.setdiff1d(values, [0, outline]).tolist():
+        encoded = run_lengths(values == value, 0, 0, size)
+        fit = rle.iou([rle.toBbox(encoded)], [list(instance.box) for instance in left], [0] * len(left)) if left else None
+        best = left[int(fit.argmax())] if left and fit.max() >= _FILLS else None
+        if best is None:
+            found.remarks.append((_NO_BOX, f'{value} of {path.name}'))
+        else:
+            best.segmentation = encoded
+            left = [instance for instance in left if instance is not best]
+
+
+def _instance(entry: Element, counts_from_1: bool) -> Instance:
+    name = (entry.findtext('name') or '').strip()
+    if not name:
+        raise LabelError('an object without a name')
+    if (polygon := entry.find('polygon')) is not None and (points := _points(polygon)):
+        return Instance(name, segmentation=[points])
+    if (edges := entry.find('bndbox')) is not None:
+        x1, y1, x2, y2 = (number(edges.findtext(key), key) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+        return Instance(name, box=corners_box(x1 - counts_from_1, y1 - counts_from_1, x2, y2))
+    if (turned := entry.find('robndbox')) is not None:  # roLabelImg's: center, size, angle in radians
+        x, y, width, height, angle = (number(turned.findtext(key), key) for key in ('cx', 'cy', 'w', 'h', 'angle'))
+        box = (x - width / 2, y - height / 2, width, height)
+        return Instance(name, segmentation=[rotated_rectangle(box, math.degrees(angle))])
+    raise LabelError(f'an object {name} without a box')
+
+
+def _points(polygon: Element) -> list[float]:
+    """Of `<x1>, <y1>, <x2>, …`, as Roboflow writes them."""
+    values = {child.tag: number(child.text, child.tag) for child in polygon}
+    count = sum(tag.startswith('x') for tag in values)
+    try:
+        return [values[f'{axis}{i}'] for i in range(1, count + 1) for axis in 'xy']
+    except KeyError as error:
+        raise LabelError(f'a polygon without {error}') from error

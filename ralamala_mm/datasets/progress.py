@@ -1,0 +1,50 @@
+"""How far a long inspection is, on stderr."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from mmengine.utils import ProgressBar
+
+Item = TypeVar('Item')
+_SECONDS = 15  # between two lines where stderr is no terminal
+
+
+class Progress:
+    """How far it is and how long it still takes, on stderr: MMEngine's bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done = what, total, 0
+        self.begun = self.reported = time.monotonic()
+        self.bar = ProgressBar(total, file=sys.stderr) if sys.stderr.isatty() and total else None
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if self.bar:
+            self.bar.update(count)
+        elif now - self.reported >= _SECONDS:
+            self.reported = now
+            left = timedelta(seconds=round((now - self.begun) / self.done * (self.total - self.done)))
+            print(f'  {self.what}: {self.done}/{self.total}, {left} left', file=sys.stderr, flush=True)
+
+    def tell(self, text: str) -> None:
+        """Prints a line of its own."""
+        print(f'\n{text}' if self.bar else text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.bar:
+            print(file=sys.stderr)
+
+
+def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """The items, and how far it is with them; nothing is printed where the total is 0."""
+    progress = Progress(what, total) if total else None
+    for item in items:
+        yield item
+        if progress:
+            progress.advance(1)
+    if progress:
+        progress.end()
