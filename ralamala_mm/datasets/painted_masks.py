@@ -100,14 +100,15 @@ def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: i
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         what, total = f'painting masks of {split.name}', len(images) if show_progress else 0
         done = list(with_progress(pool.map(paint, images), what, total))
-    boxes, bad = ([entry for entries in part for entry in entries] for part in zip(*done, strict=True)) if done else ([], [])
+    boxes, bad = [entry for part, _ in done for entry in part], [entry for _, part in done for entry in part]
     absent = [image['file_name'] for image in split.content['images'] if image['id'] not in files]
-    count = len(split.content['annotations'])
-    level, then = (ERROR, 'a segmentor learns pixels: outlines or masks are needed') if len(boxes) > TOO_MANY * count \
-        else (NOTE, 'the pixels of their boxes are ignored')
-    found = [(level, boxes, 'objects with a box and no outline', then), (ERROR, bad, 'segmentations that cannot be read', ''),
-             (NOTE, absent, 'images without a file', 'left out')]
-    problems = [problem(kind, split.name, what, entries, consequence) for kind, entries, what, consequence in found if entries]
+    found = [  # what, the entries, of how many, what is done about a few, and why many are an error
+        ('objects with a box and no outline', boxes, len(split.content['annotations']), 'the pixels of their boxes are ignored',
+         'a segmentor learns pixels: outlines or masks are needed'),
+        ('images without a file', absent, len(split.content['images']), 'left out', 'too many to be left out'),
+        ('segmentations that cannot be read', bad, 0, '', '')]
+    problems = [problem(ERROR, split.name, what, entries, why) if len(entries) > TOO_MANY * total
+                else problem(NOTE, split.name, what, entries, done) for what, entries, total, done, why in found if entries]
     return PaintedSplit(split.name, split.root, folder, tuple(files.values())), problems
 
 

@@ -302,13 +302,14 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     Raises:
         UserError: masks do not bear the images' names, or a list of class names cannot be read.
     """
-    layout, splits = find_masks(root)
-    report = Report(str(root), layout)
-    painted = None if splits else _paint(config, root, weights_classes, show_progress, report)
+    report = Report(str(root), '')
+    painted = _paint(config, root, weights_classes, show_progress, report)
     if painted:
         splits = painted.splits
-        if report.errors:
-            return report
+    else:
+        report.layout, splits = find_masks(root)
+    if report.errors:
+        return report
     chosen = _choose_masks(splits, modes, report)
     if chosen is None:
         return None
@@ -346,9 +347,12 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
 
 def _paint(config: Config, root: Path, weights_classes: Sequence[str] | None, show_progress: bool,
            report: Report) -> Painted | None:
-    """Masks from the outlines of COCO annotations, or of another format's; None if there are none."""
+    """Masks from the outlines of COCO annotations, or of another format's; None if there are none, or masks of classes."""
+    converted = convert_folder(root, Path(config.work_dir), False, show_progress, with_mask_files=True)
+    if not converted and find_masks(root)[1]:
+        return None
     report.layout, splits = find_coco(root)
-    converted = None if splits else convert_folder(root, Path(config.work_dir), for_detector=False, show_progress=show_progress)
+    converted = converted or (None if splits else convert_folder(root, Path(config.work_dir), False, show_progress))
     if converted:
         report.layout, splits = converted.layout, converted.splits
         report.problems += converted.problems

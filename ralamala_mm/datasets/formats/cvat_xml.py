@@ -38,6 +38,7 @@ class _Image:
 
     path: Path  # of the XML file
     name: str
+    subset: str
     size: tuple[int, int]
     shapes: list[Element] = field(default_factory=list)
 
@@ -59,18 +60,18 @@ def find(listing: Listing) -> Found | None:
         with naming(path):
             root = read_xml(path)
             names |= dict.fromkeys(label.text.strip() for label in root.iterfind('meta//labels/label/name') if label.text)
-            for image, subset in [*_images(path, root), *_frames(path, root, listing, remarks)]:
-                splits.setdefault(split_name(subset) or own, []).append(image)
+            for image in [*_images(path, root), *_frames(path, root, listing, remarks)]:
+                splits.setdefault(split_name(image.subset) or own, []).append(image)
     return Found('CVAT\'s XML format', splits, lambda image: _read(image, listing), files, list(names) or None, remarks)
 
 
-def _images(path: Path, root: Element) -> Iterator[tuple[_Image, str]]:
+def _images(path: Path, root: Element) -> Iterator[_Image]:
     for entry in root.iterfind('image'):
         size = (int(number(entry.get('width'), 'width')), int(number(entry.get('height'), 'height')))
-        yield _Image(path, entry.get('name') or '', size, list(entry)), entry.get('subset') or ''
+        yield _Image(path, entry.get('name') or '', entry.get('subset') or '', size, list(entry))
 
 
-def _frames(path: Path, root: Element, listing: Listing, remarks: list[tuple[Remark, str]]) -> Iterator[tuple[_Image, str]]:
+def _frames(path: Path, root: Element, listing: Listing, remarks: list[tuple[Remark, str]]) -> Iterator[_Image]:
     """Images of a video's frames, whose objects are tracks."""
     tracks = root.findall('track')
     if not tracks:
@@ -88,12 +89,13 @@ def _frames(path: Path, root: Element, listing: Listing, remarks: list[tuple[Rem
     numbered = {int(digits[-1]): image for image in listing.images if (digits := re.findall(r'\d+', image.stem))}
     remarks += [(_NO_FRAME, f'frame {frame}') for frame in sorted(set(shapes) - set(numbered))]
     for frame, image in sorted(numbered.items()):
-        yield _Image(path, str(image), (width, height), shapes.get(frame, [])), ''
+        yield _Image(path, str(image), '', (width, height), shapes.get(frame, []))
 
 
 def _read(entry: _Image, listing: Listing) -> LabeledImage:
     base = entry.path.parent
-    found = LabeledImage(listing.image(entry.name, [base / 'images', base, base.parent / 'images']), entry.size)
+    folders = [base / 'images' / entry.subset, base / 'images', base, base.parent / 'images']
+    found = LabeledImage(listing.image(entry.name, folders, split_name(entry.subset) or ''), entry.size)
     groups: dict[tuple, list[Element]] = {}  # parts of one object, or its box and its outline
     for i, shape in enumerate(entry.shapes):
         if shape.tag in _WITHOUT_AREA:

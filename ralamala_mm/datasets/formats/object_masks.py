@@ -4,12 +4,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ralamala_mm.datasets.report import CORRECTED
 
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, by_split, read_mask, run_lengths
 
 _CLASS = 'object'
 _NUMBERED = re.compile(r'(?P<stem>.+?)[-_.](?:(?P<name>[A-Za-z][A-Za-z ]*)[-_.])?\d+')  # a_1, a_cat_1
+_PROBED = 20  # masks that are looked into
 _EMPTY = Remark(CORRECTED, 'masks without a pixel', 'not used')
 
 
@@ -27,10 +30,20 @@ def find(listing: Listing) -> Found | None:
                 name = numbered['name'] if numbered and numbered['stem'] == stem else None
                 masks.setdefault(of_split[0], []).append((path, name or _CLASS))
                 break
-    if not masks or max(map(len, masks.values())) < 2:
+    several = [path for many in masks.values() if len(many) > 1 for path, _ in many]
+    if not several or not all(map(_is_binary, several[:_PROBED])):
         return None
     return Found('images with one mask for each object', by_split(listing, listing.photos),
                  lambda image: _read(image, masks.get(image, ())), [path for many in masks.values() for path, _ in many])
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a mask has one value besides black, as one of an object has and one of classes has not."""
+    try:
+        with Image.open(path) as image:
+            return len(image.convert('RGB').getcolors(2) or ()) > 0
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return True  # it is reported when it is read
 
 
 def _read(image: Path, masks: Sequence[tuple[Path, str]]) -> LabeledImage:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ralamala_mm.datasets.images import image_size
-from ralamala_mm.datasets.report import ERROR, NOTE
+from ralamala_mm.datasets.report import ERROR, NOTE, split_name
 from ralamala_mm.errors import UserError
 
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, by_split, number
@@ -166,9 +166,14 @@ def _resolved(listing: Listing, described: _Description, entry: str) -> Iterator
     """
     entry = entry.replace('\\', '/')
     bases = [described.path.parent / described.base, described.path.parent, listing.root]
-    parts = [part for part in entry.split('/') if part not in ('', '.', '..')]
     ways = [base / entry for base in bases]
-    ways += [base / '/'.join(parts[i:]) for i in range(len(parts)) for base in bases[1:]]
+    parts = [part for part in entry.split('/') if part not in ('', '.', '..')]
+    is_absolute = entry.startswith('/') or re.match('[A-Za-z]:/', entry)
+    while parts:
+        ways += [base.joinpath(*parts) for base in bases[1:]]
+        if not is_absolute or split_name(parts[0]):
+            break
+        parts = parts[1:]
     inside = Path(os.path.realpath(listing.root))
     return (way for way in ways if way.exists() and Path(os.path.realpath(way)).is_relative_to(inside))
 

@@ -1,5 +1,6 @@
 """Folders of images and masks: layouts that are found, defects that are told, and masks that are read as meant."""
 
+import json
 import shutil
 import unicodedata
 from collections.abc import Callable
@@ -256,9 +257,23 @@ def test_a_list_of_names_that_is_none(config: Callable, voc: Path):
         use_data(config('upernet_ravlt_t'), str(voc), ('train',))
 
 
-def test_annotations_for_a_segmentor(config: Callable, cvat: Path):
-    with pytest.raises(UserError, match='holds COCO annotations but no masks'):
-        use_data(config('upernet_ravlt_t'), str(cvat), ('train',))
+def test_annotations_for_a_segmentor(config: Callable, cvat: Path, shapes_root: Path):
+    """Their outlines are painted as masks; the overlaps of these shapes are those of the built-in masks."""
+    own = config('upernet_ravlt_t')
+    use_data(own, str(cvat), ('train', 'val'))
+    assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
+
+
+def test_boxes_for_a_segmentor(config: Callable, cvat: Path, capsys: pytest.CaptureFixture):
+    path = cvat / 'annotations/instances_default.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        annotation['segmentation'] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match='marked ERROR'):
+        use_data(config('upernet_ravlt_t'), str(cvat), ('train', 'val'))
+    assert 'objects with a box and no outline: 38 (annotation ' in (printed := capsys.readouterr().out)
+    assert 'a segmentor learns pixels: outlines or masks are needed' in printed
 
 
 def test_a_folder_to_test_on_alone(config: Callable, ade: Path, shapes_root: Path):
@@ -391,11 +406,12 @@ def test_several_masks_for_one_image(config: Callable, pair: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(('files', 'told'), [
-    ({'data.yaml': 'names: [a]', 'labels/train/a.txt': '0 .5 .5 .1 .1'}, 'it holds a YOLO data set'),
-    ({'Annotations/a.xml': '<annotation/>', 'JPEGImages/a.png': ''}, 'it holds Pascal VOC annotations'),
-    ({'a.json': '{"shapes": [], "imagePath": "a.png"}'}, r'it holds labelme annotations, .* each image \(a.json\)'),
-    ({'annotations.xml': '<?xml version="1.0"?><annotations/>'}, 'it holds annotations in XML, as CVAT writes them'),
-    ({'a.json': '[{"image": "a.png", "annotations": []}]'}, 'it holds CreateML annotations'),
+    ({'data.yaml': 'names: [a]\nnc: 1', 'labels/train/a.txt': '0 .5 .5 .1 .1'},
+     r'it holds files such as \S+ and no images: put the images that they are about beside them'),
+    ({'a.json': '{"dm_format_version": "1.0", "items": []}'}, r'it holds datumaro\'s own annotations \(a.json\)'),
+    ({'a.json': '[{"id": 1, "data": {}, "annotations": []}]'}, r'it holds Label Studio\'s JSON \(a.json\)'),
+    ({'label_2/a.txt': 'Car 0 0 0 1 2 3 4', 'image_2/a.png': ''}, 'it holds annotations as KITTI writes them'),
+    ({'captions_train.json': '{}'}, r'it holds captions \(captions_train.json\)'),
     ({'export.zip': 'PK'}, r'it holds an archive \(export.zip\): unpack it'),
 ])
 def test_what_is_not_read_is_recognised(files: dict[str, str], told: str, config: Callable, tmp_path: Path):
