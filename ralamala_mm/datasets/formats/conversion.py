@@ -21,7 +21,7 @@ from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 from ralamala_mm.version import __version__
 
-from .labels import Box, Found, Instance, LabeledImage, LabelError, Listing, Remark, rectangle
+from .labels import Box, Found, Instance, LabeledImage, LabelError, Listing, Remark, is_rectangle
 
 _UNREADABLE = Remark(ERROR, 'annotations that cannot be read')
 _NO_SIZE = Remark(ERROR, 'images that cannot be read', 'and whose annotations do not give their size')
@@ -138,16 +138,14 @@ def _contents(found: Found, splits: Mapping[str, list], listing: Listing, for_de
 
 def _drop_rectangles(images: Mapping[str, Sequence[LabeledImage]], problems: list[Problem]) -> None:
     """Rectangles that tools draw are boxes where there are no other outlines; among others they are outlines."""
-    drawn = [one for many in images.values() for image in many for one in image.instances if one.box and one.segmentation]
-    rectangles = [one for one in drawn if one.segmentation == [rectangle(one.box)]]
-    has_outlines = any(one.segmentation for many in images.values() for image in many for one in image.instances
-                       if not one.box or one.segmentation != [rectangle(one.box)])
-    if rectangles and has_outlines:
+    outlined = [one for many in images.values() for image in many for one in image.instances if one.segmentation]
+    rectangles = [one for one in outlined if is_rectangle(one.segmentation)]
+    if rectangles and len(rectangles) < len(outlined):
         problems.append(problem(NOTE, 'all', 'rectangles among other outlines', [one.name for one in rectangles],
                                 'taken as the outlines of their objects'))
-    elif not has_outlines:
+    elif rectangles:
         for one in rectangles:
-            one.segmentation = None
+            one.box, one.segmentation = one.box or _box(one.segmentation), None
 
 
 def _problems(split: str, remarks: Sequence[tuple[Remark, str]]) -> list[Problem]:

@@ -48,7 +48,7 @@ def find(listing: Listing) -> Found | None:
     """The YOLO data set below a folder, if there is one.
 
     Raises:
-        UserError: what names the classes cannot be read, or two files give them different names.
+        UserError: what names the classes cannot be read.
     """
     texts = {path for path in listing.of('.txt') if path.name not in _LISTS}
     described = list(_from_yaml(listing)) or list(_from_darknet(listing))
@@ -56,7 +56,7 @@ def find(listing: Listing) -> Found | None:
     labeled = {image for image in listing.photos if _label_file(image, texts)}
     listed = {image for images in splits.values() for image in images}
     if not splits:
-        if not (described and described[0].names) and not any(map(_is_label_file, sorted(texts)[:_PROBED])):
+        if not any(one.names for one in described) and not any(map(_is_label_file, sorted(texts)[:_PROBED])):
             return None
         folders = {image.parent for image in labeled}
         splits = by_split(listing, [image for image in listing.photos if image.parent in folders])
@@ -66,10 +66,10 @@ def find(listing: Listing) -> Found | None:
     used = set(filter(None, labels.values()))
     if not used:
         return None
-    names = described[0].names if described and described[0].names else _listed_names(listing)
-    if names is None:
-        names = {i: f'class {i}' for i in range(_highest_class(used) + 1)}
-        remarks += [(_NO_NAMES, name) for name in names.values()]
+    lists = {one.path.parent: one.names for one in described if one.names} or _listed_names(listing)
+    if not lists:
+        lists = {listing.root: {i: f'class {i}' for i in range(_highest_class(used) + 1)}}
+        remarks += [(_NO_NAMES, name) for name in lists[listing.root].values()]
     folders = {path.parent for path in used}
     remarks += [(_ORPHANS, listing.name(path)) for path in sorted(texts - used)
                 if path.parent in folders and _is_label_file(path) and not _has_image(path, listing)]
@@ -77,8 +77,15 @@ def find(listing: Listing) -> Found | None:
     has_keypoints = any(one.has_keypoints for one in described)
     layout = ' and '.join(listing.name(one.path) for one in described)
     return Found(f'YOLO format ({layout})' if described else 'YOLO format', splits,
-                 lambda image: _read(image, labels[image], names, has_keypoints),
-                 [*sorted(used), *(one.path for one in described)], [names[i] for i in sorted(names)], remarks)
+                 lambda image: _read(image, labels[image], _nearest(lists, labels[image]), has_keypoints),
+                 [*sorted(used), *(one.path for one in described)],
+                 list(dict.fromkeys(names[i] for names in lists.values() for i in sorted(names))), remarks)
+
+
+def _nearest(lists: Mapping[Path, Mapping[int, str]], label: Path | None) -> Mapping[int, str]:
+    """The names in the folder that a label file belongs to: splits that were exported apart number their classes apart."""
+    around = [folder for folder in lists if label and label.is_relative_to(folder)]
+    return lists[max(around, key=lambda folder: len(folder.parts))] if around else next(iter(lists.values()))
 
 
 def _described_images(listing: Listing,
@@ -87,8 +94,6 @@ def _described_images(listing: Listing,
     splits: dict[str, dict[Path, None]] = {}
     remarks: list[tuple[Remark, str]] = []
     for one in described:
-        if one.names != described[0].names:
-            raise UserError(f'{described[0].path} and {one.path} give the classes different names: leave one')
         own = listing.split(one.path)
         for split, entries in one.images.items():
             images, absent = _images_of(listing, one, entries)
@@ -141,9 +146,10 @@ def _from_darknet(listing: Listing) -> Iterator[_Description]:
                            {ours: [content[theirs]] for theirs, ours in _SPLITS.items() if content.get(theirs)})
 
 
-def _listed_names(listing: Listing) -> Mapping[int, str] | None:
+def _listed_names(listing: Listing) -> dict[Path, Mapping[int, str]]:
+    """Names by the folder of their list."""
     lists = [path for path in listing.of('.txt', '.names') if path.name in _LISTS or path.suffix == '.names']
-    return _lines_as_names(min(lists, key=lambda path: len(path.parts))) if lists else None
+    return {path.parent: _lines_as_names(path) for path in lists}
 
 
 def _lines_as_names(path: Path) -> Mapping[int, str]:
@@ -161,18 +167,17 @@ def _lines_as_names(path: Path) -> Mapping[int, str]:
 def _resolved(listing: Listing, described: _Description, entry: str) -> Iterator[Path]:
     """Existing files and folders that an entry may mean, the likeliest first.
 
-    Relative to `path`, to the file, or to the folder; Roboflow's exports are a folder deeper than they say (`../train/images`),
-    and absolute paths are those of another machine, of which the last parts count.
+    Relative to `path`, to the file, or to the folder. Roboflow's exports are a folder deeper than they say (`../train/images`),
+    Darknet's lack the folder `data`, and absolute paths are those of another machine: leading parts are dropped.
     """
     entry = entry.replace('\\', '/')
     bases = [described.path.parent / described.base, described.path.parent, listing.root]
     ways = [base / entry for base in bases]
     parts = [part for part in entry.split('/') if part not in ('', '.', '..')]
-    is_absolute = entry.startswith('/') or re.match('[A-Za-z]:/', entry)
     while parts:
         ways += [base.joinpath(*parts) for base in bases[1:]]
-        if not is_absolute or split_name(parts[0]):
-            break
+        if split_name(parts[0]):
+            break  # without it, another split would be meant
         parts = parts[1:]
     inside = Path(os.path.realpath(listing.root))
     return (way for way in ways if way.exists() and Path(os.path.realpath(way)).is_relative_to(inside))

@@ -133,6 +133,17 @@ def test_what_yolo_does_not_use_is_noted(tmp_path: Path):
         'note all: images without a label file: 1 (images/train/b.png); taken as images without objects']
 
 
+def test_splits_that_were_exported_apart(tmp_path: Path):
+    """Label Studio numbers the classes that are used, so that 0 is another one in each export."""
+    root = tmp_path / 'yolo'
+    for split, name in (('train', 'cat'), ('val', 'dog')):
+        picture(root / f'{split}/images/{split}.png')
+        write(root / f'{split}/labels/{split}.txt', '0 0.5 0.5 0.2 0.4')
+        write(root / f'{split}/classes.txt', f'{name}\n')
+    found, _ = converted(root, tmp_path / 'work')
+    assert {image: entries[0][0] for image, entries in found.items()} == {'train.png': 'cat', 'val.png': 'dog'}
+
+
 @pytest.mark.parametrize(('text', 'told'), [
     ('train: images/train\nnames: cat\n', 'names that are neither a list nor numbers with names'),
     ('train: images/train\nnames: {a: cat}\n', 'numbers its names with what is no number'),
