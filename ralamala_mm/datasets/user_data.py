@@ -182,6 +182,8 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if not report.errors:
         if classes != list(config_classes(config)):
             set_classes(config, classes)
+        if not wants_masks(config):
+            replace_transforms(config, _read_no_masks)
         _set_coco_paths(config, chosen, _files(config, report, chosen, checked, classes))
     return report
 
@@ -203,6 +205,12 @@ def _choose_coco(splits: dict[str, CocoSplit], modes: Sequence[str], report: Rep
 def wants_masks(config: Config) -> bool:
     """Whether the config's model learns masks."""
     return bool(config.model.get('roi_head', {}).get('mask_head') or config.model.get('mask_head'))
+
+
+def _read_no_masks(transform: dict) -> None:
+    """A pipeline that a detector of boxes shares with one of masks reads masks that the data need not have."""
+    if transform.get('with_mask'):
+        transform['with_mask'] = False
 
 
 def smallest_trained(config: Config) -> int:

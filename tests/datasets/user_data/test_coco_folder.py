@@ -428,3 +428,19 @@ def test_outlines_that_cannot_be_read(segmentation: object, config: Callable, co
         use_data(config('maskrcnn_ravlt_t'), str(coco), ['train', 'val'])
     assert 'ERROR     train: segmentations that cannot be read: 1 (annotation 3 of 0000' in capsys.readouterr().out
     use_data(config('retinanet_ravlt_t'), str(coco), ['train', 'val'])  # which needs none
+
+
+def test_boxes_alone_for_a_pipeline_that_reads_masks(config: Callable, coco: Path):
+    """The demo's RetinaNet shares its pipeline with Mask R-CNN."""
+    for split in ('train', 'val'):
+        path = coco / f'annotations/instances_{split}.json'
+        content = json.loads(path.read_text())
+        for annotation in content['annotations']:
+            del annotation['segmentation']
+        path.write_text(json.dumps(content))
+    own = config('demo/retinanet_ravlt_t_shapes')
+    use_data(own, str(coco), ('train', 'val'))
+    import mmdet.datasets  # noqa: F401
+
+    with DATASETS.switch_scope_and_registry('mmdet') as registry:
+        assert len(registry.build(own.train_dataloader.dataset)[0]['data_samples'].gt_instances)
