@@ -25,7 +25,7 @@ _SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.size': 9.5,
              'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK, 'xtick.color': _INK, 'ytick.color': _INK,
              'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 10.5, 'legend.frameon': False,
              'axes.linewidth': 0.6}
-_WIDTH, _HEIGHT, _LEGEND_ROW, _BAR_ROW = 4.4, 2.8, 0.21, 0.13  # inches
+_WIDTH, _HEIGHT, _LEGEND_ROW, _BAR = 4.4, 2.8, 0.21, 0.12  # inches
 
 
 @dataclass
@@ -86,7 +86,7 @@ def bar_chart(title: str, x: str, names: Sequence[str], bars: dict[str, Sequence
         description: what the chart shows, for those who do not see it.
     """
     rows = -(-len(bars) // 2) if len(bars) > 1 else 0
-    height = max(_HEIGHT, 0.8 + _BAR_ROW * len(names) * (1 + 0.4 * len(bars)))
+    height = max(_HEIGHT, 0.8 + len(names) * (0.06 + _BAR * len(bars)))
     with _drawing(title, height + rows * _LEGEND_ROW, description) as (axes, chart):
         thick, handles = 0.8 / len(bars), []
         for i, values in enumerate(bars.values()):
@@ -96,7 +96,7 @@ def bar_chart(title: str, x: str, names: Sequence[str], bars: dict[str, Sequence
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel=x)
-        axes.margins(x=0.12)
+        axes.margins(x=0.12, y=0.02)
         axes.grid(False, axis='y')
         if rows:
             _add_legend(axes, handles, list(bars))

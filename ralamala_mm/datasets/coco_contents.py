@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .coco import CheckedSplit
 
 _EXAMPLES = 4  # images of a problem that are kept
-_MARKED = 12  # objects of an image
+_MARKED = 5  # objects of an image
 
 
 def coco_contents(checked: 'CheckedSplit', objects: Objects, used: np.ndarray) -> CocoContents:

@@ -23,9 +23,9 @@ class MarkedObject:
 
 @dataclass(frozen=True)
 class Example:
-    """An image that has a problem."""
+    """An image that has a problem, or is an extreme without one."""
 
-    problem: Problem
+    problem: Problem | None
     image: int  # its position in the contents
     objects: tuple[MarkedObject, ...] = ()  # those of the image that have it; none if the image itself has
 
