@@ -79,8 +79,8 @@ def _verdict(report: DataReport, findings: list[Finding]) -> tuple[str, bool, li
         sentences.append(f'{opened:,} images were opened; {_files(bad)} cannot be used.' if bad else
                          f'All {opened:,} images were opened, and all can be used.')
     if kinds['corrected']:
-        sentences.append(f'{_kinds(kinds["corrected"])} of defect need nothing from you: they are corrected in a copy, or '
-                         'what has them is left out; your files stay as they are.')
+        sentences.append(f'Nothing to do about {_kinds(kinds["corrected"])} of defect: corrected in a copy, or what has it is '
+                         'left out; your files stay as they are.')
     if not report.complete:
         sentences.append('Not everything was inspected: fix the errors below, then run check_data.py again.')
     if kinds['error']:

@@ -26,6 +26,7 @@ SIDE, _SMALLEST_SIDE = 560, 400  # pixels of the longer side, at most, and to wh
 _MASK_SIDE = 400  # of an image beside its mask
 _BAD, _MASK, _OTHER = (213, 94, 0), (26, 127, 193), (235, 235, 235)
 _BEYOND = (150, 150, 150)  # what is outside the image
+_USUAL = (90, 90, 90)  # classes of a mask in which other values are to be seen
 _CROWDED = 40  # boxes beyond which their lines are thin
 _FAR = 1e4  # pixels; OpenCV counts in 32 bits
 _TINY, _RING = 8, 16  # pixels: of a box that gets a ring, and the ring's radius
@@ -53,8 +54,11 @@ def draw_coco(contents: CocoContents, image: int, marked: Sequence[MarkedObject]
     canvas, factor, offset = _canvas(picture, marked, segmentations, (height, width))
     own = contents.images == image
     others = _corners(contents.boxes[own], factor, offset)
-    palette = distinct_colors(len(contents.classes))
-    _outline(canvas, others, [_OTHER if marked else palette[label] for label in contents.labels[own]])
+    if marked:
+        _outline(canvas, others, [_OTHER] * len(others), is_dark_below=False)
+    else:
+        palette = distinct_colors(len(contents.classes))
+        _outline(canvas, others, [palette[label] for label in contents.labels[own]], len(others) <= _CROWDED)
     boxes = _corners(np.array([one.box for one in marked]), factor, offset)
     drawn = [(one, rle) for one, mask, box in zip(marked, segmentations, boxes, strict=True)
              if mask and (rle := _on_canvas(mask, canvas, factor, offset, (height, width))) and _is_elsewhere(rle, box)]
@@ -96,8 +100,18 @@ def draw_mask(image_path: str, mask_path: str, values: dict[int, str]) -> list[t
     caption = f'mask, {mask.shape[1]}×{mask.shape[0]}'
     side = min(2 * _MASK_SIDE, max(1, round(factor * max(mask.shape[:2]))))
     if mask.ndim == 3:
-        return [*views, (f'{caption}, of colors', resize(np.ascontiguousarray(mask[..., :3]), side))]
-    return [*views, (caption, _colored(mask.astype(np.int64), values, side))]
+        caption, shown = f'{caption}, of colors', resize(np.ascontiguousarray(mask[..., :3]), side)
+    else:
+        shown = _colored(mask.astype(np.int64), values, side)
+    if views:  # both as large to each other as their files are
+        height, width = np.maximum(views[0][1].shape[:2], shown.shape[:2])
+        views = [(views[0][0], _padded(views[0][1], height, width))]
+        shown = _padded(shown, height, width)
+    return [*views, (caption, shown)]
+
+
+def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return cv2.copyMakeBorder(image, 0, height - image.shape[0], 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=_BEYOND)
 
 
 def _colored(mask: np.ndarray, values: dict[int, str], side: int) -> np.ndarray:
@@ -106,7 +120,9 @@ def _colored(mask: np.ndarray, values: dict[int, str], side: int) -> np.ndarray:
     strange = [value for value in found.tolist() if value not in values and value != IGNORED]
     usual = sorted((-count, value) for value, count in zip(found.tolist(), counts.tolist(), strict=True) if value in values)
     named = [*strange[:_MOST_VALUES], *(value for _, value in usual[:_MOST_VALUES])]
-    palette = [_BAD if value in strange else color for value, color in zip(named, distinct_colors(len(named)), strict=True)]
+    usual_colors = [_USUAL] * len(values) if strange else distinct_colors(len(values))
+    colors = dict(zip(values, usual_colors, strict=True))
+    palette = [colors.get(value, _BAD) for value in named]
     names = [f'value {value}' if value in strange else values[value] for value in named]
     labels = np.full(mask.shape, len(named), np.int64)
     for i, value in enumerate(named):
@@ -165,10 +181,10 @@ def _corners(boxes: np.ndarray, factor: float, offset: np.ndarray) -> np.ndarray
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) * factor + np.tile(offset, 2)
 
 
-def _outline(canvas: np.ndarray, boxes: np.ndarray, colors: Sequence[Color]) -> None:
+def _outline(canvas: np.ndarray, boxes: np.ndarray, colors: Sequence[Color], is_dark_below: bool) -> None:
     """Thin boxes without names, in place."""
     for (x1, y1, x2, y2), color in zip(boxes.clip(-_FAR, _FAR).round().astype(int).tolist(), colors, strict=True):
-        if len(boxes) <= _CROWDED:
+        if is_dark_below:
             cv2.rectangle(canvas, (x1, y1), (x2, y2), (40, 40, 40), 3, cv2.LINE_AA)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, 1, cv2.LINE_AA)
 
