@@ -43,7 +43,8 @@ if __name__ == '__main__':
     parser.add_argument('--workers', type=int, metavar='N', default=len(os.sched_getaffinity(0)),
                         help='processes; one per core by default')
     parser.add_argument('--work-dir', help='where the report and corrected annotations go; work_dirs/CONFIG by default')
-    parser.add_argument('--out', metavar='FILE', help='the report as JSON; WORK_DIR/data_report.json by default')
+    parser.add_argument('--out', metavar='FILE', help='the report as JSON, with a page, .html, beside it; '
+                                                     'WORK_DIR/data_report.json by default')
     add_cfg_options(parser)
     parser.set_defaults(launcher='none')
     run(parser, main)

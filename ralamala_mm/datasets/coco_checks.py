@@ -23,7 +23,7 @@ from .segmentations import enclosing_box, segmentation_problem
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
 DETECTIONS = 100  # of an image, that COCO's metrics take
-_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
+SMALL, LARGE = 32, 96  # square roots of areas in pixels, COCO's bounds
 
 
 def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
@@ -366,7 +366,7 @@ def _summary(split: CocoSplit, objects: Objects) -> str:
     sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
     areas = np.array([a.area or 0 for a in annotations], dtype=float)
     areas = np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3])
-    small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()
+    small, large = (areas < SMALL ** 2).mean(), (areas > LARGE ** 2).mean()
     return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
             f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '
             f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')

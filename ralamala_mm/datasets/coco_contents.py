@@ -33,8 +33,8 @@ def coco_contents(checked: 'CheckedSplit', objects: Objects, used: np.ndarray) -
     sizes = np.array([(image['width'], image['height']) for image in content['images']]).astype(np.int64).reshape(-1, 2)
     names = [image['file_name'] for image in content['images']]
     files = {name: os.path.join(split.image_dir, file) for name, file in split.present.items()}
-    found = CocoContents(split.name, str(split.ann_file), list(numbers), names, files, sizes, objects.images.astype(np.int32),
-                         of_category[objects.categories], objects.boxes.astype(np.float32), used, checked.evaluated)
+    found = CocoContents(split.name, list(numbers), names, files, sizes, objects.images.astype(np.int32),
+                         of_category[objects.categories], objects.boxes.astype(np.float32), used)
     index_of = {image['id']: i for i, image in enumerate(content['images'])}
     for problem in checked.problems:
         found.examples += _examples(checked, problem, index_of)

@@ -35,7 +35,6 @@ class CocoContents:
     """The images of an annotation file, and those of its objects whose image and category are listed."""
 
     split: str
-    file: str  # the annotation file
     classes: Sequence[str]
     names: Sequence[str]  # N, `file_name` of each image
     files: Mapping[str, str]  # the path by `file_name`, of images that have a file
@@ -44,7 +43,6 @@ class CocoContents:
     labels: np.ndarray  # int32 [M]: index of its class
     boxes: np.ndarray  # float32 [M, 4]: x, y, width, height in pixels
     used: np.ndarray  # bool [M]: whether training or evaluation uses it
-    evaluated: bool  # whether metrics are computed on it
     examples: list[Example] = field(default_factory=list)
 
 

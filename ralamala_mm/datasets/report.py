@@ -5,8 +5,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ralamala_mm.errors import UserError
+
+if TYPE_CHECKING:
+    from .contents import Contents
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 HELD_OUT = 10  # without a validation split, every tenth image that has objects is held out for it
@@ -125,7 +129,7 @@ class Report:
     splits: list[tuple[str, str]] = field(default_factory=list)
     classes: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    contents: list = field(default_factory=list)
+    contents: list['Contents'] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Problem]:

@@ -77,7 +77,7 @@ def _verdict(report: DataReport, findings: list[Finding]) -> tuple[str, bool, li
     if opened:
         bad = len({fault.file for fault in report.faults})
         sentences.append(f'{opened:,} images were opened; {_files(bad)} cannot be used.' if bad else
-                         f'All {opened:,} images were opened, and all can be used.')
+                         f'{opened:,} images were opened, and all can be used.')
     if kinds['corrected']:
         sentences.append(f'Nothing to do about {_kinds(kinds["corrected"])} of defect: corrected in a copy, or what has it is '
                          'left out; your files stay as they are.')

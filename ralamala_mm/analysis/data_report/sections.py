@@ -7,16 +7,14 @@ import numpy as np
 
 from ralamala_mm.analysis.charts import Chart, bar_chart, column_chart
 from ralamala_mm.analysis.pages import Cell, Table, count, percent, text
-from ralamala_mm.datasets.coco_checks import DETECTIONS
+from ralamala_mm.datasets.coco_checks import DETECTIONS, LARGE, SMALL
 from ralamala_mm.datasets.validation import DataReport
 
 from .findings import file_faults
 from .statistics import (
     IMAGE_SIZES,
-    LARGE,
     OBJECT_SIZES,
     PER_IMAGE,
-    SMALL,
     SplitStatistics,
     bin_names,
     binned,

@@ -12,7 +12,6 @@ from ralamala_mm.datasets.contents import CocoContents, Contents, MaskContents
 PER_IMAGE = (0, 1, 2, 3, 4, 5, 6, 8, 11, 16, 21, 31, 51, 101)  # objects: where bins start
 OBJECT_SIZES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # square roots of boxes' areas in pixels
 IMAGE_SIZES = (0, 64, 128, 256, 384, 512, 640, 768, 1024, 1280, 1600, 2048, 3072, 4096)  # longer sides in pixels
-SMALL, LARGE = 32, 96  # pixels, COCO's bounds
 
 
 @dataclass(eq=False)
