@@ -15,6 +15,7 @@ from .drawing import draw_coco, draw_mask
 from .findings import Finding, file_faults
 
 CARDS = 12  # images in the page
+_ALL, _SIZE = 'all boxes, a color for each class', 'orange: the annotated size'
 _LISTED = 3  # objects whose numbers a card gives
 # Kinds of faults of files that are no images: nothing is drawn of them.
 _UNREADABLE = ('missing', 'empty', 'damaged', 'not an image', 'unreadable', 'undecodable', 'too large', 'channels', 'not finite')
@@ -97,7 +98,9 @@ def _of_coco(contents: CocoContents, example: Example, finding: Finding) -> _Cas
     detail = f'{"; ".join(details)}. The image is annotated as {width}×{height}.'
     if name not in contents.files:
         return _Case(finding, name, detail, list)
-    caption = 'orange: what it is about' if example.objects else 'all boxes, a color for each class'
+    caption = 'orange: what it is about' if example.objects else _ALL
+    if 'another size' in finding.what:
+        caption = _SIZE
     return _Case(finding, name, detail, lambda: [(caption, draw_coco(contents, example.image, example.objects))])
 
 
@@ -147,14 +150,15 @@ def _drawing_of(fault: Fault, contents: Sequence[Contents]) -> Callable[[], View
     if fault.image:
         values = next((one.values for one in contents if isinstance(one, MaskContents) and one.split == fault.split), {})
         return lambda: draw_mask(fault.image, fault.file, values)
-    return list if fault.kind in _UNREADABLE else lambda: _drawn(fault.file, contents)
+    caption = _SIZE if fault.kind == 'other size' else _ALL
+    return list if fault.kind in _UNREADABLE else lambda: _drawn(fault.file, contents, caption)
 
 
-def _drawn(file: str, contents: Sequence[Contents]) -> Views:
+def _drawn(file: str, contents: Sequence[Contents], caption: str) -> Views:
     """An image with all of its boxes, wherever it is listed."""
     for one in contents:
         if isinstance(one, CocoContents) and (name := next((name for name, path in one.files.items() if path == file), None)):
-            return [('all boxes', draw_coco(one, list(one.names).index(name)))]
+            return [(caption, draw_coco(one, list(one.names).index(name)))]
     return []
 
 

@@ -23,7 +23,7 @@ from ralamala_mm.datasets.images import FileUserError, check_whole, decode
 from ralamala_mm.datasets.segmentations import enclosing_box, segmentation_problem, valid_polygons
 
 SIDE, _SMALLEST_SIDE = 560, 400  # pixels of the longer side, at most, and to which smaller images are enlarged
-_MASK_SIDE = 400  # of an image beside its mask
+_MASK_SIDE, _LARGEST = 400, 640  # of an image beside its mask, and of a mask that is larger
 _BAD, _MASK, _OTHER = (213, 94, 0), (26, 127, 193), (235, 235, 235)
 _BEYOND = (150, 150, 150)  # what is outside the image
 _USUAL = (90, 90, 90)  # classes of a mask in which other values are to be seen
@@ -98,7 +98,7 @@ def draw_mask(image_path: str, mask_path: str, values: dict[int, str]) -> list[t
         logging.getLogger(__name__).debug('%s is not drawn: %s', mask_path, error)
         return views
     caption = f'mask, {mask.shape[1]}×{mask.shape[0]}'
-    side = min(2 * _MASK_SIDE, max(1, round(factor * max(mask.shape[:2]))))
+    side = min(_LARGEST, max(1, round(factor * max(mask.shape[:2]))))
     if mask.ndim == 3:
         caption, shown = f'{caption}, of colors', resize(np.ascontiguousarray(mask[..., :3]), side)
     else:

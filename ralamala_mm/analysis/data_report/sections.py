@@ -124,7 +124,7 @@ def all_charts(statistics: Sequence[SplitStatistics], classes: Classes) -> list[
         most = max((int(one.per_image.max(initial=0)) for one in statistics), default=0)
         starts = tuple(range(most + 1)) if most <= _SINGLE else PER_IMAGE
         charts.append(_histogram('Classes per image', 'classes', statistics, [one.per_image for one in statistics], starts, True))
-    sides = [one.contents.sizes.max(1) for one in statistics]
+    sides = [longer[longer > 0] for longer in (one.contents.sizes.max(1) for one in statistics)]  # 0: could not be read
     charts.append(_histogram('Sizes of images' if is_coco(statistics) else 'Sizes of masks', 'longer side, pixels', statistics,
                              sides, IMAGE_SIZES, False, trims=True))
     return charts
