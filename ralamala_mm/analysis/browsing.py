@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_of, resize, tile
 from ralamala_mm.apis.masks import encode
+from ralamala_mm.datasets.coco_checks import LARGE, SMALL
 from ralamala_mm.datasets.config import is_segmentation
 from ralamala_mm.datasets.validation import Progress
 from ralamala_mm.errors import UserError
@@ -27,7 +28,7 @@ from .charts import COLORS
 from .detections import Objects, compressed
 from .samples import spread
 
-SIZES = dict(small=(0, 32), medium=(32, 96), large=(96, float('inf')))  # COCO's: square roots of areas in pixels
+SIZES = dict(small=(0, SMALL), medium=(SMALL, LARGE), large=(LARGE, float('inf')))  # COCO's: square roots of areas in pixels
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _SMALLEST_REGION = 16  # pixels; smaller specks are no objects
 _BINS = 40

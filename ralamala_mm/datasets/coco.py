@@ -19,6 +19,7 @@ from pathlib import Path
 from ralamala_mm.errors import UserError
 
 from .coco_file import read_coco
+from .contents import CocoContents
 from .images import find_file
 from .locating import ImageIndex, find_here_or_deeper, is_hidden, settle_trainval, subfolders
 from .report import CORRECTED, Problem, problem, some, split_name, split_of
@@ -237,12 +238,14 @@ class CheckedSplit:
     wants_masks: bool = False
     trained: bool = False  # whether a model is trained on it
     with_objects: set = field(default_factory=set)  # ids of images in which something is used
+    contents: CocoContents | None = None
 
     def tell(self, level: str, what: str, entries: Sequence, consequence: str = '', correcting: str = '',
-             needed: bool = False) -> bool:
-        """Notes a problem if it has any entries; returns whether."""
+             needed: bool = False, annotations: Sequence[int] = (), images: Sequence[int] = ()) -> bool:
+        """Notes a problem if it has any entries; returns whether. Positions of annotations or images say where it can be seen."""
         if entries:
-            self.problems.append(problem(level, self.split.name, what, entries, consequence, correcting, needed))
+            self.problems.append(problem(level, self.split.name, what, entries, consequence, correcting, needed,
+                                         annotations=annotations, images=images))
         return bool(entries)
 
     def named(self, positions: Sequence[int]) -> list[str]:
@@ -254,9 +257,10 @@ class CheckedSplit:
                     correcting: str = '') -> bool:
         """`tell` of objects by class: 'what: 5 (circle 3, star 2)'."""
         if counts:
-            text = f'{what}: {counts.total()} ({some([f"{name} {count}" for name, count in counts.most_common()], 8)})'
-            text += f'; {consequence}' if consequence else ''
-            self.problems.append(Problem(level, self.split.name, text, correcting, needed=level == CORRECTED))
+            which = some([f'{name} {count}' for name, count in counts.most_common()], 8)
+            text = f'{what}: {counts.total()} ({which})' + (f'; {consequence}' if consequence else '')
+            self.problems.append(Problem(level, self.split.name, text, correcting, level == CORRECTED, (), what, counts.total(),
+                                         which, consequence))
         return bool(counts)
 
 

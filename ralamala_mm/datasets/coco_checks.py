@@ -13,6 +13,7 @@ import os
 import numpy as np
 
 from .coco import CheckedSplit, CocoSplit
+from .coco_contents import coco_contents
 from .coco_masks import check_segmentations
 from .coco_objects import TOO_MANY, Objects, corners, overlaps
 from .images import SHARED_REMEDY, image_sizes, shared_files
@@ -21,8 +22,8 @@ from .segmentations import enclosing_box, segmentation_problem
 
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
 _COMPARED = 200  # images whose size is compared with the file's; opening all of a large set takes minutes
-_DETECTIONS = 100  # of an image, that COCO's metrics take
-_SMALL, _LARGE = 32 ** 2, 96 ** 2  # square pixels, COCO's bounds
+DETECTIONS = 100  # of an image, that COCO's metrics take
+SMALL, LARGE = 32, 96  # square roots of areas in pixels, COCO's bounds
 
 
 def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: int, opens_images: bool = True,
@@ -53,8 +54,9 @@ def check_split(split: CocoSplit, wants_masks: bool, evaluated: bool, smallest: 
     if wants_masks:
         unused |= check_segmentations(checked, objects, boxless)
     unused |= _check_crowds(checked, objects, crowds)
-    _check_use(checked, objects, unused, smallest)
+    unused = _check_use(checked, objects, unused, smallest)
     checked.summary = _summary(split, objects)
+    checked.contents = coco_contents(checked, objects, ~unused)
     return checked
 
 
@@ -81,15 +83,18 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
+    missing_at = [i for i, image in enumerate(images) if image['id'] in missing]
     if len(missing) > TOO_MANY * len(images):
         checked.tell(ERROR, 'images without a file', list(missing.values()),
-                     f'too many to be left out; they were looked for in {checked.split.image_dir} and below {checked.split.root}')
+                     f'too many to be left out; they were looked for in {checked.split.image_dir} and below {checked.split.root}',
+                     images=missing_at)
     else:
         checked.needs_copy |= checked.tell(CORRECTED, 'images without a file', list(missing.values()),
-                                           correcting='left out with their annotations')
+                                           correcting='left out with their annotations', images=missing_at)
     if checked.trained:
-        tiny = [image['file_name'] for image in images if min(image['height'], image['width']) < smallest]
-        checked.tell(NOTE, f'images smaller than {smallest} pixels', tiny, 'training leaves them out')
+        tiny = [i for i, image in enumerate(images) if min(image['height'], image['width']) < smallest]
+        checked.tell(NOTE, f'images smaller than {smallest} pixels', [images[i]['file_name'] for i in tiny],
+                     'training leaves them out', images=tiny)
 
 
 def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
@@ -100,7 +105,7 @@ def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
     suspected = set(objects.images[beyond].tolist()) - set(objects.images[~fits_upright].tolist())
     compared = [i for i, image in enumerate(images) if image['file_name'] in present
                 and (not i % (1 + len(images) // _COMPARED) or i in suspected)]
-    differences, stored = [], []
+    differences, different, stored = [], [], []
     for i in compared:
         name, wanted = images[i]['file_name'], (images[i]['width'], images[i]['height'])
         sizes = image_sizes(os.path.join(checked.split.image_dir, present[name]))
@@ -109,12 +114,14 @@ def _check_sizes(checked: CheckedSplit, objects: Objects) -> None:
         if sizes[1] == wanted:
             stored.append(i)
         else:
+            different.append(i)
             differences.append(f'{name} is {sizes[0][0]}×{sizes[0][1]}, not {wanted[0]}×{wanted[1]}')
-    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} inspected', differences)
-    upright = suspected.intersection(stored)
+    checked.tell(ERROR, f'images of another size than the annotations say, of {len(compared)} inspected', differences,
+                 images=different)
+    upright = sorted(suspected.intersection(stored))
     checked.tell(ERROR, f'images with the size as they are stored and boxes as they are shown, of {len(compared)} inspected',
-                 [images[i]['file_name'] for i in sorted(upright)],
-                 'EXIF data rotate these images: width and height have to be those of the rotated image')
+                 [images[i]['file_name'] for i in upright],
+                 'EXIF data rotate these images: width and height have to be those of the rotated image', images=upright)
     checked.tell(NOTE, f'images annotated as they are stored, not rotated as EXIF says, of {len(compared)} inspected',
                  [images[i]['file_name'] for i in stored if i not in upright], 'they are read without the rotation')
 
@@ -157,18 +164,19 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
         listed = {entry['id'] for entry in content[part]}
         what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
         named = checked.named(unlisted)
+        where = dict(annotations=unlisted)
         used = {getattr(a, key) for a in annotations} - {None}
         are_numbers = bool(used) and all(type(number) is int for number in used)
         shift = next((shift for shift in (1, -1) if are_numbers and part == 'categories'
                       and {number + shift for number in used} <= listed), None)
         if shift:
             checked.tell(ERROR, what, named, f'their category ids, {min(used)} to {max(used)}, are off by one: the '
-                         f'categories have {min(listed)} to {max(listed)}')
+                         f'categories have {min(listed)} to {max(listed)}', **where)
         elif len(unlisted) > TOO_MANY * len(annotations):
             checked.tell(ERROR, what, named, f'too many to be annotation errors: {key}s and the ids of {part} do not '
-                         'belong together')
+                         'belong together', **where)
         else:
-            checked.tell(NOTE, what, named, 'not used')
+            checked.tell(NOTE, what, named, 'not used', **where)
 
 
 def _check_fields(checked: CheckedSplit) -> None:
@@ -179,7 +187,7 @@ def _check_fields(checked: CheckedSplit) -> None:
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', checked.named(unfilled),
                                        correcting='area filled in from the box, iscrowd with 0', needed=True)
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', checked.named(useless),
-                                       correcting='filled in from the box', needed=True)
+                                       correcting='filled in from the box', needed=True, annotations=useless)
     for position in {*unfilled, *useless}:
         area, box = annotations[position].area or 0, checked.split.content['boxes'][position]
         checked.changes[position] = dict(area=area if area > 0 else float(box[2] * box[3]))
@@ -221,7 +229,7 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
         checked.changes.setdefault(position, {}).update(bbox=box.tolist())
         rotated.append(position)
     checked.needs_copy |= checked.tell(CORRECTED, 'boxes written as before their rotation', checked.named(rotated), needed=True,
-                                       correcting='made the box around the rotated one')
+                                       correcting='made the box around the rotated one', annotations=rotated)
 
 
 def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
@@ -242,7 +250,7 @@ def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
             alike.append(annotation)
     positions = objects.positions[repeated].tolist()
     checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', checked.named(positions),
-                                       correcting='left out', needed=True)
+                                       correcting='left out', needed=True, annotations=positions)
     checked.left_out.update(positions)
     return repeated
 
@@ -257,24 +265,25 @@ def _check_boxes(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     beyond = ~flat & ~outside & ((low < -1) | (high > limits + 1)).any(1)  # a pixel of rounding is common
     tiny = ~flat & ~outside & (boxes[:, 2:] < 1).any(1)
 
-    def which(mask: np.ndarray) -> list[str]:
-        return [f'{checked.named([objects.positions[row]])[0]} of {content["images"][objects.images[row]]["file_name"]}'
-                for row in np.flatnonzero(mask)]
+    def tell(level: str, what: str, mask: np.ndarray, consequence: str = '', **settings) -> None:
+        named = [f'{checked.named([objects.positions[row]])[0]} of {content["images"][objects.images[row]]["file_name"]}'
+                 for row in np.flatnonzero(mask)]
+        checked.tell(level, what, named, consequence, annotations=objects.positions[mask], **settings)
 
     does = (dict(correcting='left out, as evaluation would count them as missed', needed=True) if checked.evaluated
             else dict(consequence='training leaves them out'))
-    checked.tell(CORRECTED, 'boxes without area', which(flat), **does)
-    checked.tell(CORRECTED, 'boxes outside the image', which(outside), **does)
+    tell(CORRECTED, 'boxes without area', flat, **does)
+    tell(CORRECTED, 'boxes outside the image', outside, **does)
     if beyond.sum() > TOO_MANY * len(boxes):
-        checked.tell(ERROR, 'boxes that reach beyond their image', which(beyond),
-                     'too many to be annotation errors: COCO\'s boxes are x, y, width, height in pixels, not two corners')
+        tell(ERROR, 'boxes that reach beyond their image', beyond,
+             'too many to be annotation errors: COCO\'s boxes are x, y, width, height in pixels, not two corners')
     else:
-        checked.tell(NOTE, 'boxes that reach beyond their image', which(beyond), 'they are cut off at its edge')
+        tell(NOTE, 'boxes that reach beyond their image', beyond, 'they are cut off at its edge')
     if tiny.sum() > TOO_MANY * len(boxes):
-        checked.tell(ERROR, 'boxes smaller than a pixel', which(tiny),
-                     'too many to be annotation errors: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
+        tell(ERROR, 'boxes smaller than a pixel', tiny,
+             'too many to be annotation errors: COCO\'s boxes are in pixels, not shares of the image from 0 to 1')
     else:
-        checked.tell(NOTE, 'boxes smaller than a pixel', which(tiny), 'training leaves them out')
+        tell(NOTE, 'boxes smaller than a pixel', tiny, 'training leaves them out')
     checked.left_out.update(objects.positions[flat | outside].tolist())
     checked.needs_copy |= checked.evaluated and bool((flat | outside).any())
     return flat | outside | (tiny & (not checked.evaluated))
@@ -314,17 +323,19 @@ def _check_crowds(checked: CheckedSplit, objects: Objects, crowds: str | None) -
     return marked
 
 
-def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smallest: int) -> None:
-    """How many objects are used of those in the file, by class; and classes that have none."""
+def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smallest: int) -> np.ndarray:
+    """How many objects are used of those in the file, by class; and classes that have none; returns which are not used."""
     content = checked.split.content
     missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
     small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
     unused = unused | missing[objects.images] | (small[objects.images] & checked.trained)
     checked.with_objects = {content['images'][i]['id'] for i in np.unique(objects.images[~unused]).tolist()}
     if checked.evaluated:
-        crowded = np.flatnonzero(np.bincount(objects.images[~unused], minlength=len(missing)) > _DETECTIONS)
-        checked.tell(NOTE, f'images of more than {_DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
-                     f'COCO\'s metrics take {_DETECTIONS} predictions of an image, so that even perfect ones miss some')
+        amounts = np.bincount(objects.images[~unused], minlength=len(missing))
+        crowded = np.flatnonzero(amounts > DETECTIONS)
+        checked.tell(NOTE, f'images of more than {DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
+                     f'COCO\'s metrics take {DETECTIONS} predictions of an image, so that even perfect ones miss some',
+                     images=crowded[np.argsort(-amounts[crowded], kind='stable')])
     in_file = objects.by_class(checked.split.content, np.ones_like(unused))
     names = {category['id']: category['name'] for category in content['categories']}
     for position in np.union1d(*objects.unlisted.values()).tolist():
@@ -341,6 +352,7 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
         checked.problems.append(Problem(NOTE, checked.split.name, f'{text}; not used: {some(shares, 8)}'))
     if checked.trained:
         checked.tell(NOTE, 'classes without an instance', [name for name in checked.split.category_names if not used[name]])
+    return unused
 
 
 def _twice(values) -> list:
@@ -354,7 +366,7 @@ def _summary(split: CocoSplit, objects: Objects) -> str:
     sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
     areas = np.array([a.area or 0 for a in annotations], dtype=float)
     areas = np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3])
-    small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()
+    small, large = (areas < SMALL ** 2).mean(), (areas > LARGE ** 2).mean()
     return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
             f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '
             f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')

@@ -25,7 +25,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     """Masks that are missing, cannot be read, or lie elsewhere than their boxes; returns which objects are not used."""
     content = checked.split.content
     annotations = content['annotations']
-    lacking, unreadable, strays = [], [], []
+    lacking, unreadable, unreadable_at, strays = [], [], [], []
     degenerate = np.zeros(len(objects.positions), dtype=bool)
     covered = np.full((len(objects.positions), 4), np.nan)
     step = 1 + len(objects.positions) // _ENCLOSED
@@ -42,6 +42,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
         if not segmentation:
             lacking.append(position)
         elif text := segmentation_problem(segmentation, image['height'], image['width']):
+            unreadable_at.append(position)
             unreadable.append(f'{checked.named([position])[0]} of {image["file_name"]} {text}')
         elif is_degenerate(segmentation) or is_empty(segmentation, image['height'], image['width']):
             degenerate[row] = True
@@ -51,19 +52,21 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
             if has_strays(segmentation):
                 strays.append(position)
     checked.tell(ERROR, 'annotations with a box but no mask', checked.named(lacking),
-                 'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)')
-    checked.tell(ERROR, 'segmentations that cannot be read', unreadable)
+                 'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)', annotations=lacking)
+    checked.tell(ERROR, 'segmentations that cannot be read', unreadable, annotations=unreadable_at)
     _check_masks_in_boxes(checked, objects, covered)
     without_points = checked.named(objects.positions[degenerate])
+    degenerate_at = dict(annotations=objects.positions[degenerate])
     points = 'polygons of fewer than three points, or run lengths of no pixel'
     parts = 'segmentations with parts of an odd count or fewer than three points'
     if not checked.evaluated:
-        checked.tell(NOTE, points, without_points, 'training leaves them out')
+        checked.tell(NOTE, points, without_points, 'training leaves them out', **degenerate_at)
         return degenerate
     stops = any(cannot_be_evaluated(annotations[i].decoded_segmentation()) for i in strays)
-    checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
+    checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True,
+                                       **degenerate_at)
     checked.needs_copy |= checked.tell(CORRECTED, parts, checked.named(strays), correcting='these parts are left out',
-                                       needed=stops)
+                                       needed=stops, annotations=strays)
     checked.left_out.update(objects.positions[degenerate].tolist())
     return degenerate
 
@@ -72,12 +75,12 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
     """Whether masks lie in their boxes; where many do not, what their numbers are instead."""
     known = np.flatnonzero(~np.isnan(covered).any(1))
     away = known[~_belong(covered[known], corners(objects.boxes[known]))]
-    named = checked.named(objects.positions[away])
+    named, where = checked.named(objects.positions[away]), dict(annotations=objects.positions[away])
     what = 'masks that do not lie in their boxes'
     if len(known) < len(objects.positions):
         what += f', of {len(known)} inspected'
     if len(away) <= TOO_MANY * len(known):
-        checked.tell(NOTE, what, named, 'one of both is wrong')
+        checked.tell(NOTE, what, named, 'one of both is wrong', **where)
         return
     boxes, limits = corners(objects.boxes[away]), np.tile(objects.limits[away], 2)
     factor = np.median((covered[away, 2:] - covered[away, :2]) / np.maximum(objects.boxes[away, 2:], 1e-9))
@@ -93,11 +96,12 @@ def _check_masks_in_boxes(checked: CheckedSplit, objects: Objects, covered: np.n
     likely = max(fits, key=fits.__getitem__)
     share = np.median(overlaps(covered[away], boxes, 'iof'))
     if fits[likely] > 0.5:
-        checked.tell(ERROR, what, named, likely)
+        checked.tell(ERROR, what, named, likely, **where)
     elif share < 0.5:  # of a mask, in its box
-        checked.tell(ERROR, what, named, 'masks and boxes are of different images or objects')
+        checked.tell(ERROR, what, named, 'masks and boxes are of different images or objects', **where)
     else:
-        checked.tell(NOTE, what, named, 'they are much smaller than their boxes: fine where boxes include what is hidden')
+        checked.tell(NOTE, what, named, 'they are much smaller than their boxes: fine where boxes include what is hidden',
+                     **where)
 
 
 def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.ndarray:

@@ -1,11 +1,16 @@
 """What was found in a user's data, for reading before training starts: splits by their names, problems, the report."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ralamala_mm.errors import UserError
+
+if TYPE_CHECKING:
+    from .contents import Contents
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 HELD_OUT = 10  # without a validation split, every tenth image that has objects is held out for it
@@ -17,6 +22,7 @@ _NAMES = {
 ERROR, CORRECTED, NOTE = 'ERROR', 'corrected', 'note'  # stops; handled, as the text says; harmless, but good to know
 _ORDER = (ERROR, CORRECTED, NOTE)
 _SHOWN_CLASSES = 24
+_LOCATED = 100  # annotations or images of a problem whose positions are kept
 
 
 def split_of(text: str) -> str | None:
@@ -59,7 +65,9 @@ class Problem:
     """One kind of defect in one split.
 
     `correcting` is what `--data` does about it; `needed` says that the libraries would stop at it or count wrongly, were it not
-    corrected; `files` names those that have it, where it is one of files.
+    corrected; `files` names those that have it, where it is one of files. Where the problem is of entries that can be counted,
+    `what`, `count`, `which` and `consequence` are the parts of the text, and `annotations` and `images` their positions in the
+    lists of an annotation file, the worst ones first.
     """
 
     level: str
@@ -68,6 +76,12 @@ class Problem:
     correcting: str = ''
     needed: bool = False
     files: tuple[str, ...] = ()
+    what: str = ''
+    count: int = 0
+    which: str = ''
+    consequence: str = ''
+    annotations: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
     def with_remedy(self, is_corrected: bool = True) -> str:
         """The text with what was done about it, or what `--data` would do."""
@@ -84,10 +98,17 @@ def some(items: Iterable[object], count: int = 3) -> str:
 
 
 def problem(level: str, split: str, what: str, entries: Sequence[object], consequence: str = '', correcting: str = '',
-            needed: bool = False, files: Iterable[object] = ()) -> Problem:
+            needed: bool = False, files: Iterable[object] = (), annotations: Iterable[int] = (),
+            images: Iterable[int] = ()) -> Problem:
     """'images smaller than 32 pixels: 2 (a.jpg, b.jpg); training leaves them out', the last being the consequence."""
-    text = f'{what}: {len(entries)} ({some(entries)})'
-    return Problem(level, split, text + (f'; {consequence}' if consequence else ''), correcting, needed, tuple(map(str, files)))
+    which = some(entries)
+    text = f'{what}: {len(entries)} ({which})' + (f'; {consequence}' if consequence else '')
+    return Problem(level, split, text, correcting, needed, tuple(map(str, files)), what, len(entries), which, consequence,
+                   _first(annotations), _first(images))
+
+
+def _first(positions: Iterable[int]) -> tuple[int, ...]:
+    return tuple(map(int, itertools.islice(positions, _LOCATED)))
 
 
 @dataclass
@@ -100,6 +121,7 @@ class Report:
         splits: per split its name and a line about it.
         classes: names with the number of instances, or the share of pixels, in the training split.
         problems: in any order.
+        contents: what each split holds, as far as it could be read.
     """
 
     root: str
@@ -107,6 +129,7 @@ class Report:
     splits: list[tuple[str, str]] = field(default_factory=list)
     classes: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    contents: list['Contents'] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Problem]:

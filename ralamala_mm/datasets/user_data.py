@@ -18,6 +18,7 @@ from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .formats import convert_folder
 from .images import SHARED_REMEDY, same_images, shared_files
+from .mask_contents import mask_contents
 from .mask_files import (
     CheckedMasks,
     MaskEncoding,
@@ -171,6 +172,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
                                        trained=split is training) for split in inspected}
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
+        report.contents.append(split.contents)
         report.problems += split.problems
     classes = list(weights_classes or inspected[0].category_names)
     counted = checked[inspected[0].name].instances
@@ -342,6 +344,7 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if 'train' in chosen and chosen.get('val', training) is not chosen['train']:
         report.problems += _repeated_images(*([str(split.image(stem)) for stem in checked[split.name].masks]
                                               for split in (chosen['train'], chosen['val'])))
+    report.contents = [mask_contents(masks, encoding, report.problems) for masks in checked.values()]
     if report.errors:
         return report
     if not own:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -23,8 +23,10 @@ from ralamala_mm.files import atomic_write
 from .coco import CocoSplit
 from .coco_checks import check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
+from .contents import Contents
 from .diagnosis import explain_dataset_error, names_problem
 from .images import FileUserError
+from .mask_contents import CountedMask, counted_contents
 from .progress import Progress
 from .report import ERROR, Problem, Report, some
 from .user_data import smallest_trained, wants_masks
@@ -43,6 +45,7 @@ class Fault:
     file: str
     kind: str
     text: str
+    image: str = ''  # the sample's, where the file is its mask
 
 
 class WorkerKilledError(Exception):
@@ -64,13 +67,13 @@ class Worker:
             numbers.value += 1
         cv2.setNumThreads(0)
 
-    def check(self, start: int, stop: int) -> list[Fault]:
-        faults = []
+    def check(self, start: int, stop: int) -> tuple[list[Fault], list[CountedMask]]:
+        faults, self.counted = [], []
         for i in range(start, stop):
             self.current[self.number] = i
             faults += self.check_sample(self.dataset.get_data_info(i))
         self.current[self.number] = _IDLE
-        return faults
+        return faults, self.counted
 
     def check_sample(self, sample: dict) -> Iterator[Fault]:
         """The faults of a sample: that of its image does not hide that of its mask."""
@@ -88,8 +91,10 @@ class Worker:
             except Exception as error:  # a fault of any other kind is one, too, and the others are to be found all the same
                 kind, text = 'unexpected', ' '.join(f'{type(error).__name__}: {error}'.split())
             else:
+                if is_of_mask and reader.classes is not None:
+                    self.counted.append(CountedMask.of(sample, reader.classes))
                 continue
-            yield Fault(self.split, str(file), kind, text)
+            yield Fault(self.split, str(file), kind, text, str(sample.get('img_path') or '') if is_of_mask else '')
 
 
 _worker: Worker | None = None  # of this process
@@ -103,11 +108,12 @@ def _begin(*arguments) -> None:
     _worker = Worker(*arguments)
 
 
-def _check(start: int, stop: int) -> tuple[int, list[Fault]]:
-    return stop - start, _worker.check(start, stop)
+def _check(start: int, stop: int) -> tuple[int, list[Fault], list[CountedMask]]:
+    return stop - start, *_worker.check(start, stop)
 
 
-def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int, found: Callable[[Fault], None]) -> None:
+def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
+         found: Callable[[Fault], None]) -> list[CountedMask]:
     """Checks all samples of a data set.
 
     Args:
@@ -117,6 +123,9 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
         workers: processes.
         found: receives the faults.
 
+    Returns:
+        What the masks hold that could be read, in any order.
+
     Raises:
         WorkerKilledError: a worker was ended from outside, as the system does when memory runs out.
     """
@@ -124,6 +133,7 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
     current, numbers = context.RawArray('q', [_IDLE] * workers), context.Value('i', 0)
     tasks = ((start, min(start + _TASK, len(dataset))) for start in range(0, len(dataset), _TASK))
     progress = Progress(f'checking {split}', len(dataset))
+    counted: list[CountedMask] = []
     pool = ProcessPoolExecutor(workers, context, _begin, (split, dataset, transforms, current, numbers))
     try:
         pending: set[Future] = set()
@@ -133,7 +143,8 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
                 break
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                count, faults = future.result()
+                count, faults, masks = future.result()
+                counted += masks
                 progress.advance(count)
                 for fault in faults:
                     found(fault)
@@ -145,6 +156,7 @@ def scan(split: str, dataset: BaseDataset, transforms: list[dict], workers: int,
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         progress.end()
+    return counted
 
 
 def check_worker_count(workers: int) -> None:
@@ -165,6 +177,8 @@ class DataReport:
     images: Counter = field(default_factory=Counter)  # by split
     faults: list[Fault] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)  # split, text
+    problems: list[tuple[Problem, bool]] = field(default_factory=list)  # of which faults and notes tell; whether corrected
+    contents: list[Contents] = field(default_factory=list)
     complete: bool = True
     notes_are_printed: bool = False  # by the look at a folder
 
@@ -180,6 +194,7 @@ class DataReport:
             file: the annotation file, or the folder.
             is_corrected: whether what can be corrected was; else what the libraries would stop at, or count wrongly, is a fault.
         """
+        self.problems += [(problem, is_corrected) for problem in problems]
         for problem in problems:
             text = problem.with_remedy(is_corrected)
             if problem.files and problem.level == ERROR:
@@ -193,7 +208,7 @@ class DataReport:
     def write(self, path: Path) -> None:
         """Writes it as JSON, atomically."""
         content = dict(config=self.config, complete=self.complete, images=dict(self.images), bad_files=self.bad_files,
-                       faults=[asdict(fault) for fault in self.faults],
+                       faults=[dict(split=one.split, file=one.file, kind=one.kind, text=one.text) for one in self.faults],
                        notes=[dict(split=split, text=text) for split, text in self.notes])
         try:
             atomic_write(path, lambda unfinished: unfinished.write_text(json.dumps(content, indent=1)))
@@ -231,6 +246,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
     report = DataReport(config.filename or 'the config')
     if own:
         report.notes_are_printed = True
+        report.contents = own.contents
         report.add_problems(own.problems, own.root, is_corrected=True)
         if own.errors:
             report.complete = False
@@ -245,7 +261,9 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
         try:
             if not own:
                 _check_annotations(config, split, dataset, report)
-            _check_files(config, split, dataset, workers, report)
+            counted = _check_files(config, split, dataset, workers, report)
+            if counted and not own:
+                report.contents.append(counted_contents(config, dataset, split, counted))
         except WorkerKilledError as error:
             files = error.args[0]
             report.complete = False
@@ -271,6 +289,7 @@ def _check_annotations(config: Config, split: str, dataset: ConfigDict, report: 
         report.faults.append(Fault(split, str(path), 'annotations', str(error)))
         return
     report.add_problems(checked.problems, str(path), is_corrected=False)
+    report.contents.append(checked.contents)
     classes, names = config_classes(config), coco.category_names
     in_file, in_config = [name for name in names if name in classes], [name for name in classes if name in names]
     if in_file != in_config:
@@ -286,14 +305,15 @@ def _is_coco(config: Config, dataset: ConfigDict) -> bool:
     return 'CocoDataset' in names and bool(dataset.get('ann_file'))
 
 
-def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int, report: DataReport) -> None:
+def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int,
+                 report: DataReport) -> list[CountedMask]:
     built = _build(config, dataset, split, report)
     if built is None:
-        return
+        return []
     report.images[split] += len(built)
     if not _is_coco(config, dataset) and (problem := names_problem(built)):  # of COCO's, it is told with the annotations
         report.faults.append(Fault(split, str(built.ann_file), 'names', f'{built.ann_file} has {problem}'))
-    scan(split, built, _readers(dataset), workers, report.faults.append)
+    return scan(split, built, _readers(dataset), workers, report.faults.append)
 
 
 def _readers(dataset: ConfigDict) -> list[dict]:

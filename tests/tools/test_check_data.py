@@ -179,6 +179,13 @@ def test_the_command(call: Callable, root: Path, tmp_path: Path):
     report = json.loads((tmp_path / 'work/data_report.json').read_text())
     assert [(Path(fault['file']).name, fault['kind']) for fault in report['faults']] == [('00003.png', 'damaged')]
     assert report['images'] == dict(train=12, val=4)
+    assert result.stdout.splitlines()[-1] == f'Open {tmp_path}/work/data_report.html in a browser'
+    assert '1 kind of defect keeps this data from being used' in (tmp_path / 'work/data_report.html').read_text()
     result = call(*command, '--splits', 'val', '--out', tmp_path / 'val.json')
     assert result.returncode == 0, result.stderr[-2000:]
     assert json.loads((tmp_path / 'val.json').read_text())['faults'] == []
+    assert 'This data can be evaluated on' in (tmp_path / 'val.html').read_text()
+    assert not list(tmp_path.rglob('.*'))  # nothing half-written
+    result = call(*command, '--out', tmp_path / 'page.html')
+    assert result.returncode == 1
+    assert 'give the JSON file' in result.stderr

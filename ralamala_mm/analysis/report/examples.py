@@ -1,13 +1,12 @@
 """Images with what is annotated and what is predicted drawn into them, small enough to stand within a page."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ralamala_mm.analysis.detections import DetectedImage
+from ralamala_mm.analysis.pages import as_address
 from ralamala_mm.apis.drawing import draw_areas, draw_objects, read_image, resize
 
 from .detection import CONFIDENT, Detections
@@ -73,9 +72,3 @@ def draw_segmentation(image: SegmentedImage, predictions: Predictions, predicted
     labels = read_labels(image.predicted if predicted else image.truth)
     drawn = resize(read_image(image.path), SIDE)
     return as_address(draw_areas(drawn, labels, predictions.classes, predictions.palette))
-
-
-def as_address(image: np.ndarray) -> str:
-    """A `data:` address of an RGB image `[h, w, 3]`."""
-    encoded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
-    return 'data:image/jpeg;base64,' + base64.b64encode(encoded.tobytes()).decode()

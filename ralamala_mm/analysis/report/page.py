@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from ralamala_mm.analysis.charts import Chart, Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import KINDS, RECALLS, ErrorBreakdown
-from ralamala_mm.files import atomic_write
-from ralamala_mm.version import __version__
+from ralamala_mm.analysis.pages import Table, write_html
 
 from . import tables
 from .config_differences import Difference, differences, differences_from_base, find_config, flatten
@@ -20,7 +17,6 @@ from .examples import Example, best_and_worst, most_different
 from .runs import CHARTS, Run, Series, last_part, short_names, to_percent
 from .segmentation import Segmentations
 
-TEMPLATES = Path(__file__).parent / 'templates'
 EXAMPLES = 6  # best images, and worst
 MOST_CLASSES = 6  # whose precision is drawn
 _OVERLAPS = {0: '.50', 5: '.75', 8: '.90'}  # index in COCO's ten
@@ -34,20 +30,20 @@ class Page:
     title: str
     runs: list[Run]
     notices: list[str]  # what is missing and why
-    facts: tables.Table
-    environment: tables.Table
-    metrics: tables.Table
+    facts: Table
+    environment: Table
+    metrics: Table
     base_differences: list[tuple[str, list[Difference]]]  # heading and settings, of each run
     run_differences: list[Difference] | None
     curves: list[Chart]
     parts: list[Chart]  # curves of the single losses and of metrics beyond the usual ones
-    summary: tables.Table | None = None
+    summary: Table | None = None
     predicted: str = ''  # on what
-    classes: tables.Table | None = None
+    classes: Table | None = None
     precision: list[Chart] = field(default_factory=list)
-    errors: tables.Table | None = None
+    errors: Table | None = None
     error_charts: list[Chart] = field(default_factory=list)
-    confusions: list[tuple[str, tables.Table, tables.Table]] = field(default_factory=list)
+    confusions: list[tuple[str, Table, Table]] = field(default_factory=list)
     examples: list[tuple[str, list[Example]]] = field(default_factory=list)
 
 
@@ -62,12 +58,7 @@ def write_page(path: Path, runs: Sequence[Run], results: Results, notices: Seque
         base: the config file that the run's config is compared with; found by its name if None.
     """
     page = _make_page(list(runs), list(results), list(notices), base)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    html = environment.get_template('page.html.j2').render(
-        page=page, compares=len(runs) > 1, version=__version__, date=f'{datetime.now():%Y-%m-%d %H:%M}', confident=CONFIDENT,
-        overlap=OVERLAP, style=(TEMPLATES / 'style.css').read_text(), script=(TEMPLATES / 'sort.js').read_text())
-    atomic_write(path, lambda file: file.write_text(html, encoding='utf-8'))
+    write_html(path, 'training.html.j2', page=page, compares=len(runs) > 1, confident=CONFIDENT, overlap=OVERLAP)
     return page.notices
 
 

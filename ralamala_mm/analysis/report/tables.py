@@ -1,12 +1,11 @@
-"""The tables of the report: cells that show one thing and may be sorted by another."""
+"""The tables of the report."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from ralamala_mm.analysis.detections import KINDS
+from ralamala_mm.analysis.pages import Cell, Table, count, percent, text
 
 from .detection import Detections
 from .runs import Run, best_point, short_names, to_percent
@@ -15,43 +14,6 @@ from .segmentation import Segmentations
 KIND_NAMES = dict(bbox='box', segm='mask')
 MOST_CLASSES = 15  # that a confusion matrix shows
 MOST_CONFUSIONS = 15  # pairs of classes that are listed
-
-
-@dataclass
-class Cell:
-    """What is shown, what a table is sorted by, and how strongly its ground is coloured, from 0 to 1."""
-
-    text: str
-    order: float | str | None = None
-    strength: float | None = None
-
-
-@dataclass
-class Table:
-    """A table with headings, that a click on them sorts."""
-
-    headings: list[str]
-    rows: list[list[Cell]] = field(default_factory=list)
-
-    @property
-    def columns(self) -> list[bool]:
-        """Whether each column holds numbers."""
-        return [all(not isinstance(row[i].order, str) for row in self.rows) for i in range(len(self.headings))]
-
-
-def text(value: str) -> Cell:
-    return Cell(value, value)
-
-
-def percent(value: float, signed: bool = False) -> Cell:
-    """A share in percent; a dash for NaN."""
-    if not math.isfinite(value):
-        return Cell('–', -1.0)
-    return Cell(f'{100 * value:+.1f}' if signed else f'{100 * value:.1f}', 100 * value)
-
-
-def count(value: float) -> Cell:
-    return Cell(f'{int(value):,}', float(value))
 
 
 def facts_table(runs: Sequence[Run]) -> Table:

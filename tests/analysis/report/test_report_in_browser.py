@@ -1,38 +1,13 @@
 """The report in a real browser: nothing goes wrong in it, charts are drawn, tables sort, and a phone can show it."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_browser import brightness, needs_chromium, open_page, playwright
 
-playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (pip install playwright)')
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-         '--disable-component-update', '--disable-sync']
 PAGES = ('detector', 'segmentor', 'comparison')
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium (apt-get install chromium)')
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator['playwright.Browser']:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def open_page(browser: 'playwright.Browser', path: Path, width: int,
-              scheme: str = 'light') -> tuple['playwright.Page', list[str]]:
-    """The page, and a list that takes what its console and its network say."""
-    page = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme).new_page()
-    said: list[str] = []
-    page.on('console', lambda message: said.append(message.text))
-    page.on('pageerror', lambda error: said.append(str(error)))
-    page.on('request', lambda request: said.append(request.url) if not request.url.startswith(('data:', path.as_uri())) else None)
-    page.goto(path.as_uri())
-    return page, said
+pytestmark = needs_chromium
 
 
 @pytest.mark.parametrize('name', PAGES)
@@ -77,8 +52,6 @@ def test_tables_sort_on_click(browser: 'playwright.Browser', pages: dict[str, Pa
 def test_text_can_be_read_in_light_and_dark(browser: 'playwright.Browser', pages: dict[str, Path]):
     for scheme, dark in (('light', False), ('dark', True)):
         page, _ = open_page(browser, pages['detector'], 390, scheme)
-        ground, ink = (page.evaluate(f'getComputedStyle(document.querySelector("{element}")).{style}')
-                       for element, style in (('section', 'backgroundColor'), ('.chart text', 'fill')))
-        darker = [sum(int(part) for part in color[4:-1].split(',')) for color in (ground, ink)]
-        assert (darker[0] < darker[1]) is dark
-        assert abs(darker[0] - darker[1]) > 400  # of 765
+        ground, ink = brightness(page, 'section', 'backgroundColor'), brightness(page, '.chart text', 'fill')
+        assert (ground < ink) is dark
+        assert abs(ground - ink) > 400  # of 765
