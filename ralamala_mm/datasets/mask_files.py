@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,13 @@ from .class_names import IGNORED, ClassNames, read_class_names
 from .config import Color, config_classes, datasets_of, reduces_zero_label
 from .images import image_size
 from .mask_folders import MaskSplit
+from .mask_merging import BACKGROUND, HALF
 from .report import CORRECTED, ERROR, NOTE, Problem, Report, problem, some
 
 _FAR, _SPARSE = 30, 3  # values beyond these are no class indices: from 30 on, and three times as high as there are values
 _MOST = 0.5  # share of pixels from which a class may be the background
 _BACKGROUND = re.compile('background|void|unlabel|other|none|ignore', re.IGNORECASE)
+_PURE, _NEAR_WHITE = 0.95, 192  # share of the pixels of smoothed masks that are 0 or 255, and a value that no class has there
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
 
@@ -32,14 +34,17 @@ MANY = 64  # a mask of more colors, or of more values that have no names, is a p
 class Mask:
     """One mask: how it stores its classes, and how many pixels have each value (or color).
 
-    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits)
-    or 'broken'.
+    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits),
+    'broken', or 'mixed' (several that cannot be merged). `pure` is the share of pixels whose channels are all 0 or 255, and
+    `overlap` counts those that several merged masks of different classes claim.
     """
 
     kind: str
     size: tuple[int, int]  # width, height
     image_size: tuple[int, int] | None  # None: the image cannot be read, which is reported when it is
     pixels: dict[int | Color, int]
+    pure: float = 0
+    overlap: int = 0
 
 
 @dataclass
@@ -65,24 +70,39 @@ class CheckedMasks:
         return total
 
 
-def read_mask(path: Path, image: Path) -> Mask:
-    """Reads a mask whole, and of the image only its size."""
-    size_of_image = image_size(image)
+def read_mask(split: MaskSplit, stem: str, cut: bool = False) -> Mask:
+    """Reads a mask whole, and of the image only its size.
+
+    Args:
+        split: where they are.
+        stem: the image's name.
+        cut: whether values of a smoothed mask are taken for 0 or 255, whichever is nearer.
+    """
+    size_of_image = image_size(split.image(stem))
     try:
-        with Image.open(path) as opened:
-            size, mode = opened.size, opened.mode
-            values = np.asarray(opened.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else opened)
+        values, overlap = _read_values(split, stem, size_of_image, cut)
     except Exception:  # decoders of broken files raise whatever they come upon
-        return Mask('broken', (0, 0), size_of_image, {})
+        return Mask('mixed' if split.merged else 'broken', (0, 0), size_of_image, {})
+    size = values.shape[1], values.shape[0]
+    pure = float(((values == 0) | (values == IGNORED)).reshape(*values.shape[:2], -1).all(-1).mean()) if values.size else 0
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-            return Mask('grey', size, size_of_image, _counts(values[..., 0]))
+            return Mask('grey', size, size_of_image, _counts(values[..., 0]), pure)
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
         colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
-        return Mask('color', size, size_of_image, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)))
+        return Mask('color', size, size_of_image, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)), pure)
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
         return Mask('deep', size, size_of_image, {int(values.max()): 1})
-    return Mask('index', size, size_of_image, _counts(values.astype(np.uint8)))
+    return Mask('index', size, size_of_image, _counts(values.astype(np.uint8)), pure, overlap)
+
+
+def _read_values(split: MaskSplit, stem: str, size: tuple[int, int] | None, cut: bool) -> tuple[np.ndarray, int]:
+    """Values `[H, W]` or colors `[H, W, 3]` of a mask, and how many pixels merged classes share."""
+    if split.merged:
+        return split.merged.read(stem, size)
+    with Image.open(split.mask(stem)) as opened:
+        values = np.asarray(opened.convert('RGB') if opened.mode in ('RGBA', 'CMYK', 'LA') else opened)
+    return (np.where(values >= HALF, IGNORED, 0).astype(np.uint8) if cut else values), 0
 
 
 def _counts(values: np.ndarray) -> dict[int, int]:
@@ -102,15 +122,17 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     stems = split.all_stems
     checked.absent = [stem for stem in split.stems or () if not split.image(stem).exists()]
     stems = sorted(set(stems) - set(checked.absent))
-    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
+    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.has_mask(stem)]
     checked.missing = sorted(set(stems) - set(present))
     checked.renamed = [stem for stem in present if split.is_renamed(stem)]
-    if split.stems is None:
+    if split.merged:
+        checked.unpaired = list(split.merged.unpaired)
+    elif split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(listed - paired)
     started = reported = time.monotonic()
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
+        masks = pool.map(lambda stem: read_mask(split, stem), present)
         for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
             checked.masks[stem] = mask
             now = time.monotonic()
@@ -121,20 +143,20 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     return checked
 
 
-def write_converted(path: Path, target: Path, numbers: dict[int | Color, int]) -> None:
+def write_converted(split: MaskSplit, stem: str, target: Path, encoding: 'MaskEncoding') -> None:
     """Writes one mask as classes `[H, W]` uint8.
 
     Args:
-        path: the mask, in values or colors of its own.
+        split: where the mask is, in values or colors of its own.
+        stem: the image's name.
         target: the file to write, atomically.
-        numbers: the class of each value or color; `IGNORED` for the rest.
+        encoding: the class of each value or color; `IGNORED` for the rest.
     """
-    with Image.open(path) as opened:
-        values = np.asarray(opened.convert('RGB') if opened.mode in ('RGBA', 'CMYK', 'LA') else opened)
+    values, _ = _read_values(split, stem, image_size(split.image(stem)), encoding.cut)
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
     classes = np.full(values.shape[:2], IGNORED, np.uint8)
-    for value, number in numbers.items():
+    for value, number in encoding.numbers.items():
         classes[(values == np.array(value, np.uint8)).all(-1)] = number  # a single value is compared with all three channels
     atomic_write(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))
 
@@ -147,6 +169,7 @@ class MaskEncoding:
     numbers: Mapping[int | Color, int]  # the class that each value or color stands for, or IGNORED
     palette: Sequence[Color] | None = None
     converts: bool = False  # whether masks are written anew; else their values are the classes
+    cut: bool = False  # whether they are smoothed, and each value is taken for 0 or 255
 
 
 def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False,
@@ -167,9 +190,9 @@ def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, Checke
     """
     mode, dataset = next(datasets_of(config, list(checked)))
     prefixes = dataset.get('data_prefix') or {}
-    if not all(value and (root / value).is_dir() for value in prefixes.values()) or read_class_names(root):
-        return False
     masks = checked[mode]
+    if masks.split.merged or not all(value and (root / value).is_dir() for value in prefixes.values()) or read_class_names(root):
+        return False
     if 'ADE20K' in dataset.type:  # many people's own data lies in ADE20K's folders
         return all(Path(stem).name.startswith('ADE_') for stem in masks.masks)
     known = config_encoding(config).numbers
@@ -195,11 +218,22 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
         weights_classes: what the weights that are tested were trained on, if they say so.
         report: receives the problems.
     """
-    names = read_class_names(root)
+    split = next(iter(checked.values())).split
+    names = split.classes or read_class_names(split.root) or read_class_names(root)
+    where = ', '.join(checked)
+    if split.merged:
+        return _by_name(names, split.merged.classes, checked, where, weights_classes, report)
+    cut = _cut_smoothed(names, checked, where, report)
     masks = [mask for part in checked.values() for mask in part.masks.values()]
     pixels = set().union(*(mask.pixels for mask in masks)) if masks else set()
     names = names and names.fitting([value for value in pixels if isinstance(value, int)])
-    where = ', '.join(checked)
+    encoding = _by_their_values(names, masks, pixels, root, where, weights_classes, report)
+    return encoding and replace(encoding, cut=cut)
+
+
+def _by_their_values(names: ClassNames | None, masks: Sequence[Mask], pixels: set, root: Path, where: str,
+                     weights_classes: Sequence[str] | None, report: Report) -> MaskEncoding | None:
+    """What values or colors stand for, of one mask for each image."""
     if any(mask.kind == 'color' for mask in masks):
         return _by_color(names, masks, pixels, where, weights_classes, report)
     if pixels == {0, IGNORED} and not (names and names.values):
@@ -216,7 +250,8 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
         report.problems.append(Problem(CORRECTED, where, 'masks are grey images of three channels; one is used'))
     if names or weights_classes:
         _note_background(names, masks, where, report)
-        return by_value(names.names if names else weights_classes, names and names.colors, grey, names and names.values)
+        encoding = by_value(names.names if names else weights_classes, names and names.colors, grey, names and names.values)
+        return _ignoring_others(encoding, pixels, names, where, report) if names and names.others_ignored else encoding
     values = sorted(value for value in pixels if value != IGNORED)
     if len(values) > MANY:
         report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
@@ -230,6 +265,64 @@ def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_class
     report.problems.append(Problem(NOTE, where, f'no list of class names was found: a file classes.txt in {root}, one name a '
                                    'line, gives them'))
     return by_value([f'class {i}' for i in range(max(values[-1:] + [1]) + 1)], converts=grey)
+
+
+def _ignoring_others(encoding: MaskEncoding, pixels: set, names: ClassNames, where: str, report: Report) -> MaskEncoding:
+    """For a known data set, whose other values are labels that are not trained."""
+    others = sorted(value for value in pixels - set(encoding.numbers) if isinstance(value, int))
+    if not others:
+        return encoding
+    text = f'values of no class are ignored, as in {names.path.name}: {some(others, 16)}'
+    report.problems.append(Problem(CORRECTED, where, text))
+    return replace(encoding, numbers={**encoding.numbers, **dict.fromkeys(others, IGNORED)}, converts=True)
+
+
+def _by_name(names: ClassNames | None, classes: Sequence[str], checked: Mapping[str, CheckedMasks], where: str,
+             weights_classes: Sequence[str] | None, report: Report) -> MaskEncoding | None:
+    """Classes of masks of one object each: those that the files' names give, in the order of a list if there is one."""
+    known = list(weights_classes or (names.names if names else classes))
+    if BACKGROUND not in known and not weights_classes:
+        known.insert(0, BACKGROUND)
+    if unknown := sorted(set(classes) - set(known)):
+        whose = 'the weights' if weights_classes else str(names.path)
+        report.problems.append(Problem(ERROR, where, f'names of mask files have classes that are unknown to {whose}: '
+                                       f'{some(unknown, 6)}; known are {some(known, 8)}'))
+        return None
+    text = f'masks of one object each are merged into one mask of {len(classes)} classes: {some(classes, 8)}'
+    report.problems.append(Problem(CORRECTED, where, text))
+    for name, part in checked.items():
+        if overlap := sum(mask.overlap for mask in part.masks.values()):
+            images = part.stems(lambda mask: mask.overlap > 0)
+            report.problems.append(problem(NOTE, name, f'{overlap} pixels are in masks of several classes; the later of '
+                                           f'{some(classes, 8)} is taken. Images', images))
+    return MaskEncoding(known, {IGNORED: IGNORED, **{i: known.index(one) for i, one in enumerate(classes)}}, converts=True)
+
+
+def _cut_smoothed(names: ClassNames | None, checked: Mapping[str, CheckedMasks], where: str, report: Report) -> bool:
+    """Reads masks of 0 and 255 with smoothed edges anew, each value as the nearer one; whether they are such masks.
+
+    They are if nearly all pixels are 0 or 255, and if the others are no classes: there are values near 255, and no list that
+    gives others. DeepGlobe says of its masks that they are to be cut at 128.
+    """
+    masks = [mask for part in checked.values() for mask in part.masks.values() if mask.pixels]
+    extremes = {0, IGNORED}
+    if names and names.colors:
+        is_such = all(set(color) <= extremes for color in names.colors) and all(mask.kind in ('color', 'grey') for mask in masks)
+        between = any(set(pixel if isinstance(pixel, tuple) else (pixel,)) - extremes for mask in masks for pixel in mask.pixels)
+    else:
+        values = {value for mask in masks for value in mask.pixels if isinstance(value, int)}
+        is_such = (extremes <= values and all(mask.kind in ('index', 'grey') for mask in masks)
+                   and not (names and (len(names.names) != 2 or names.values)))
+        between = any(_NEAR_WHITE <= value < IGNORED for value in values)
+    sizes = [mask.size[0] * mask.size[1] for mask in masks]
+    pure = sum(mask.pure * size for mask, size in zip(masks, sizes, strict=True)) / max(1, sum(sizes))
+    if not (is_such and between and pure >= _PURE):
+        return False
+    for part in checked.values():
+        part.masks = {stem: read_mask(part.split, stem, cut=True) if mask.pixels else mask for stem, mask in part.masks.items()}
+    text = f'masks have smoothed edges, {1 - pure:.1%} of the pixels: values from {HALF} on are taken for 255, the others for 0'
+    report.problems.append(Problem(CORRECTED, where, text))
+    return True
 
 
 def _note_background(names: ClassNames | None, masks: Sequence[Mask], where: str, report: Report) -> None:

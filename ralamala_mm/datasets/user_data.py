@@ -28,7 +28,8 @@ from .mask_files import (
     value_problems,
     write_converted,
 )
-from .mask_folders import MaskSplit, find_masks
+from .mask_folders import MaskSplit
+from .mask_layouts import find_masks
 from .recognize import recognize
 from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out, problem
 
@@ -346,16 +347,19 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
     """What is wrong with the files, whatever their values mean."""
     split, stems = masks.split, set(masks.masks)
     sizes = {stem: f'{stem}: image {mask.image_size[0]}×{mask.image_size[1]}, mask {mask.size[0]}×{mask.size[1]}'
-             for stem, mask in masks.masks.items() if mask.image_size and mask.kind != 'broken' and mask.image_size != mask.size}
+             for stem, mask in masks.masks.items()
+             if mask.image_size and mask.kind not in ('broken', 'mixed') and mask.image_size != mask.size}
     bad = [
         ('masks of another size than their image', sizes),
         ('masks that cannot be read', _named(masks.stems(lambda mask: mask.kind == 'broken'))),
         (f'masks with values above {IGNORED}', _named(masks.stems(lambda mask: mask.kind == 'deep'))),
+        ('images whose masks cannot be read, differ in size, or have more than 0 and one other value',
+         _named(masks.stems(lambda mask: mask.kind == 'mixed'))),
     ]
-    others = [name for name in split.other_suffixes if split.mask(os.path.splitext(name)[0]).exists()]
+    others = [name for name in split.other_suffixes if split.has_mask(os.path.splitext(name)[0])]
     strays = sorted(set(split.other_suffixes) - set(others))
     shared = [*shared_files([stem + split.image_suffix for stem in masks.masks], split.image_dir),
-              *shared_files([stem + split.mask_suffix for stem in masks.masks], split.mask_dir)]
+              *(() if split.merged else shared_files([stem + split.mask_suffix for stem in masks.masks], split.mask_dir))]
     found = [
         (ERROR, shared, 'different names that lead to one file', SHARED_REMEDY),
         (CORRECTED, masks.absent, 'images that a list names, without a file', 'left out'),
@@ -409,7 +413,7 @@ def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit],
         if encoding.converts:
             masks_at, mask_suffix, written = str(folder / 'masks' / split.name), '.png', True
             for stem in masks.masks:
-                write_converted(split.mask(stem), Path(masks_at, f'{stem}.png'), encoding.numbers)
+                write_converted(split, stem, Path(masks_at, f'{stem}.png'), encoding)
         if masks.missing or split.needs_list:
             names = ''.join(f'{stem}\n' for stem in masks.masks)
             listed = str(atomic_write(folder / f'{split.name}.txt', lambda path, names=names: path.write_text(names)))
