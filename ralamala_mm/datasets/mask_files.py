@@ -20,13 +20,12 @@ from .class_names import IGNORED, ClassNames, read_class_names
 from .config import Color, config_classes, datasets_of, reduces_zero_label
 from .images import image_size
 from .mask_folders import MaskSplit
-from .mask_merging import BACKGROUND, HALF
+from .mask_merging import BACKGROUND, HALF, PURE, are_smoothed, extreme_share
 from .report import CORRECTED, ERROR, NOTE, Problem, Report, problem, some
 
 _FAR, _SPARSE = 30, 3  # values beyond these are no class indices: from 30 on, and three times as high as there are values
 _MOST = 0.5  # share of pixels from which a class may be the background
 _BACKGROUND = re.compile('background|void|unlabel|other|none|ignore', re.IGNORECASE)
-_PURE, _NEAR_WHITE = 0.95, 192  # share of the pixels of smoothed masks that are 0 or 255, and a value that no class has there
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
 
@@ -35,8 +34,8 @@ class Mask:
     """One mask: how it stores its classes, and how many pixels have each value (or color).
 
     `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits),
-    'broken', or 'mixed' (several that cannot be merged). `pure` is the share of pixels whose channels are all 0 or 255, and
-    `overlap` counts those that several merged masks of different classes claim.
+    'broken', or 'mixed' (several that cannot be merged). `pure` is the share of pixels whose channels are all nearly 0 or 255,
+    and `overlap` counts those that several merged masks of different classes claim.
     """
 
     kind: str
@@ -84,7 +83,7 @@ def read_mask(split: MaskSplit, stem: str, cut: bool = False) -> Mask:
     except Exception:  # decoders of broken files raise whatever they come upon
         return Mask('mixed' if split.merged else 'broken', (0, 0), size_of_image, {})
     size = values.shape[1], values.shape[0]
-    pure = float(((values == 0) | (values == IGNORED)).reshape(*values.shape[:2], -1).all(-1).mean()) if values.size else 0
+    pure = extreme_share(values)
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
             return Mask('grey', size, size_of_image, _counts(values[..., 0]), pure)
@@ -301,8 +300,7 @@ def _by_name(names: ClassNames | None, classes: Sequence[str], checked: Mapping[
 def _cut_smoothed(names: ClassNames | None, checked: Mapping[str, CheckedMasks], where: str, report: Report) -> bool:
     """Reads masks of 0 and 255 with smoothed edges anew, each value as the nearer one; whether they are such masks.
 
-    They are if nearly all pixels are 0 or 255, and if the others are no classes: there are values near 255, and no list that
-    gives others. DeepGlobe says of its masks that they are to be cut at 128.
+    They are if most pixels are nearly 0 or 255, and if the others are no classes, and no list gives them. DeepGlobe says of its masks that they are to be cut at 128; masks of one class as JPEG are alike.
     """
     masks = [mask for part in checked.values() for mask in part.masks.values() if mask.pixels]
     extremes = {0, IGNORED}
@@ -313,14 +311,15 @@ def _cut_smoothed(names: ClassNames | None, checked: Mapping[str, CheckedMasks],
         values = {value for mask in masks for value in mask.pixels if isinstance(value, int)}
         is_such = (extremes <= values and all(mask.kind in ('index', 'grey') for mask in masks)
                    and not (names and (len(names.names) != 2 or names.values)))
-        between = any(_NEAR_WHITE <= value < IGNORED for value in values)
+        between = are_smoothed(values)
     sizes = [mask.size[0] * mask.size[1] for mask in masks]
     pure = sum(mask.pure * size for mask, size in zip(masks, sizes, strict=True)) / max(1, sum(sizes))
-    if not (is_such and between and pure >= _PURE):
+    if not (is_such and between and pure >= PURE):
         return False
     for part in checked.values():
         part.masks = {stem: read_mask(part.split, stem, cut=True) if mask.pixels else mask for stem, mask in part.masks.items()}
-    text = f'masks have smoothed edges, {1 - pure:.1%} of the pixels: values from {HALF} on are taken for 255, the others for 0'
+    text = (f'masks are of 0 and 255 with smoothed edges ({1 - pure:.1%} of the pixels): values from {HALF} on are taken for '
+            '255, the others for 0')
     report.problems.append(Problem(CORRECTED, where, text))
     return True
 
@@ -376,8 +375,10 @@ def value_problems(masks: CheckedMasks, encoding: MaskEncoding) -> list[Problem]
     top = max(value for value in encoding.numbers if isinstance(value, int) and value != IGNORED)
     background = ('; if 0 is the background, the list of classes lacks a first line "background"'
                   if values == [top + 1] and not any(map(_BACKGROUND.search, encoding.classes)) else '')
+    grey = ('' if background or values[-1] < _FAR else
+            f'; if they are classes, lines like "{values[0]} NAME" in classes.txt say which')
     return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
-                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be{background}',
+                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be{background}{grey}',
                     files=map(masks.split.mask, wrong))]
 
 

@@ -102,7 +102,7 @@ class MaskSplit:
         images = {os.path.basename(stem) for stem in self.all_stems}
         if not any(owner_of(os.path.splitext(os.path.basename(name))[0], images) for name in self.mask_names):
             return ''
-        folders = [sorted({os.path.dirname(name) for name in names} - {''}) for names in (self.all_stems, self.mask_names)]
+        folders = [sorted({os.path.dirname(name) for name in names} - {''}) for names in (self.image_names, self.mask_names)]
         of_images, of_masks = (f'in the sub-folders {some(several)}' if several else 'in no sub-folders' for several in folders)
         return f': the images lie {of_images}, the masks {of_masks}; make both sides alike'
 

@@ -57,18 +57,36 @@ def _layout_of(root: Path) -> tuple[str, Splits]:
         if len(splits) > 1:
             splits.pop('all', None)
         if splits:
-            return layout, _merged({name: replace(split, root=root) for name, split in splits.items()})
+            splits = _merged({name: replace(split, root=root) for name, split in splits.items()})
+            unused = _without_masks(root, splits)
+            return layout + (f'; without masks, and not used: {", ".join(unused)}' if unused else ''), splits
     return '', {}
+
+
+def _without_masks(root: Path, splits: Splits) -> list[str]:
+    """Folders of images of other splits, as those of a challenge whose masks are kept back."""
+    image_dirs, mask_dirs = ({folder for path in {getattr(split, key) for split in splits.values()}
+                              for folder in (path, *path.parents)} for key in ('image_dir', 'mask_dir'))
+    return [str(folder.relative_to(root)) for folder in walk_folders(root, 2)
+            if folder not in image_dirs and (name := split_name(folder.name)) and name != 'trainval' and name not in splits
+            and _role([part.lower() for part in folder.relative_to(root).parts])[0] == 'image'
+            and folder.parent not in mask_dirs - image_dirs and images_in(folder)]
 
 
 def _merged(splits: Splits) -> Splits:
     """With masks of one object each merged, all splits with the same classes."""
-    for name, split in splits.items():
-        if not (split.merged or split.mask_ending):
-            splits[name] = replace(split, merged=find_objects(split.all_stems, split.mask_dir, split.mask_names))
-    classes = with_background(name for split in splits.values() if split.merged for name in split.merged.classes)
-    return {name: replace(split, merged=replace(split.merged, classes=classes)) if split.merged else split
-            for name, split in splits.items()}
+    for several in (True, False):  # if one split has several for an image, those of the others are of one object each too
+        for name, split in splits.items():
+            if not (split.merged or split.mask_ending) and (several or any(other.merged for other in splits.values())):
+                merged = find_objects(split.all_stems, split.mask_dir, split.mask_names, several)
+                splits[name] = replace(split, merged=merged)
+    if differing := [name for name, split in splits.items() if not split.merged]:
+        if len(differing) < len(splits):
+            raise UserError(f'the masks of {" and ".join({*splits} - {*differing})} are of one object each, and those of '
+                            f'{" and ".join(differing)} are not: make all alike')
+        return splits
+    classes = with_background(name for split in splits.values() for name in split.merged.classes)
+    return {name: replace(split, merged=replace(split.merged, classes=classes)) for name, split in splits.items()}
 
 
 def _images(folder: Path) -> list[str]:
@@ -105,8 +123,8 @@ def _voc_without_images(root: Path) -> str:
 
 def _arrays(root: Path) -> str:
     found = [name for name in _VOC_MASKS if (root / name).is_dir()]
-    return next((path.name for name in found for path in islice((root / name).glob('*.npy'), 1)), '') if found and not any(
-        images_in(root / name) for name in found) else ''
+    arrays = [path.name for name in found for path in sorted((root / name).glob('*.npy'))]
+    return arrays[0] if arrays and not any(images_in(root / name) for name in found) else ''
 
 
 _REFUSED: tuple[tuple[Callable[[Path], str], str], ...] = (

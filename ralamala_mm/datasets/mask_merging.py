@@ -18,8 +18,9 @@ BACKGROUND, OBJECT = 'background', 'object'
 _NO_CLASS = ('mask', 'masks', 'obj', 'object', 'objects', 'instance', 'inst', 'label', 'seg', 'gt', 'roi', 'img', 'image')
 _OTHER_VIEWS = re.compile('(colou?rs?|overlay|vis|viz|visuali[sz]ation|prob|edges?|contours?|weights?|polygons|.*ids)')
 _SAMPLE = 3  # images whose masks are read to see whether they are of one object each
-_PURE = 0.95  # share of the pixels of a smoothed mask that are still 0 or 255
+PURE = 0.95  # share of the pixels of a smoothed mask that are still black or white
 HALF = 128  # from here on a pixel of a smoothed mask is the object
+_NEARLY = 16  # JPEG makes such a difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +70,24 @@ def binary(path: Path) -> np.ndarray | None:
     present = np.unique(values)
     if len(present) <= 2 and (len(present) == 1 or present[0] == 0):
         return values > 0
-    if present[-1] == 255 and np.isin(values, (0, 255)).mean() >= _PURE:
+    if present[-1] == 255 and extreme_share(values) >= PURE:
         return values >= HALF
     return None
+
+
+def extreme_share(values: np.ndarray) -> float:
+    """The share of the pixels `[H, W]` or `[H, W, 3]` whose values are all nearly 0 or 255."""
+    extreme = (values < _NEARLY) | (values > 255 - _NEARLY)
+    return float(extreme.reshape(*values.shape[:2], -1).all(-1).mean()) if values.size else 0
+
+
+def are_smoothed(values: Collection[int]) -> bool:
+    """Whether values beside 0 and 255 come from smoothing or JPEG: some are nearly 255, or there are several in each half.
+
+    Classes have values from 0 without large gaps.
+    """
+    low, high = ([value for value in values if start < value < end] for start, end in ((0, HALF), (HALF - 1, 255)))
+    return min(len(low), len(high)) > 1 or bool(high and max([0, *low]) < _NEARLY and min(high) > 255 - _NEARLY)
 
 
 def owner_of(name: str, stems: Collection[str]) -> str | None:
@@ -80,13 +96,15 @@ def owner_of(name: str, stems: Collection[str]) -> str | None:
     return next((name[:end] for end in ends if name[:end] in stems), None)
 
 
-def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str]) -> MergedMasks | None:
+def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str],
+                 are_several: bool = True) -> MergedMasks | None:
     """The masks of each image, if they are of one object or class each; None if they are not, or nothing tells whose they are.
 
     Args:
         stems: names of the images without suffix, relative to their folder.
         mask_dir: the folder of the masks.
         mask_names: its images, relative to it.
+        are_several: whether some image must have several, or all must have a folder; else one for each is enough.
     """
     wanted = set(stems)
     words, bare, unpaired = collections.defaultdict(list), collections.Counter(), []
@@ -99,12 +117,12 @@ def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str]
             bare[owner] += not _word(tail) and not re.search(r'\d', tail)
     in_folders = [stem for stem in words if all(name.startswith(stem + os.sep) for _, name in words[stem])]
     several = [stem for stem in words if len(words[stem]) > 1]
-    if not several and not (in_folders and len(in_folders) == len(words)):
+    if are_several and not several and not (in_folders and len(in_folders) == len(words)):
         return None
     views = any(_OTHER_VIEWS.fullmatch(part) for found in words.values() for word, _ in found for part in word.lower().split('_'))
     if views or max(bare.values()) > 1:  # a mask and its colors, or two masks that bear neither class nor number
         return None
-    if any(_binary_or_none(mask_dir / name) is None for stem in (several or in_folders)[:_SAMPLE] for _, name in words[stem]):
+    if any(_binary_or_none(mask_dir / name) is None for stem in (several or [*words])[:_SAMPLE] for _, name in words[stem]):
         return None
     images_of = collections.Counter(word for found in words.values() for word in {word for word, _ in found})
     named = all(not any(letter.isdigit() for letter in word) or count > 1 for word, count in images_of.items())

@@ -305,10 +305,10 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     training = splits.get('train') or splits.get('all')
     if training and training.name not in checked and not (own or weights_classes or 'train' in modes):
         checked = {training.name: check_masks(training, show_progress), **checked}  # its masks say which classes there are
+    encoding = config_encoding(config) if own else find_encoding(root, checked, weights_classes, report)
     for masks in checked.values():
         report.splits.append((masks.split.name, _summary(masks, root)))
-        report.problems += _file_problems(masks)
-    encoding = config_encoding(config) if own else find_encoding(root, checked, weights_classes, report)
+        report.problems += _file_problems(masks, encoding is not None and encoding.cut)
     if encoding:
         first = next(iter(checked.values()))
         report.classes = shares(encoding, first)
@@ -343,8 +343,8 @@ def _choose_masks(splits: Mapping[str, MaskSplit], modes: Sequence[str], report:
     return None if None in chosen.values() else chosen
 
 
-def _file_problems(masks: CheckedMasks) -> list[Problem]:
-    """What is wrong with the files, whatever their values mean."""
+def _file_problems(masks: CheckedMasks, are_cut: bool) -> list[Problem]:
+    """What is wrong with the files, whatever their values mean; those that are cut may be JPEG."""
     split, stems = masks.split, set(masks.masks)
     sizes = {stem: f'{stem}: image {mask.image_size[0]}×{mask.image_size[1]}, mask {mask.size[0]}×{mask.size[1]}'
              for stem, mask in masks.masks.items()
@@ -356,6 +356,7 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         ('images whose masks cannot be read, differ in size, or have more than 0 and one other value',
          _named(masks.stems(lambda mask: mask.kind == 'mixed'))),
     ]
+    is_jpeg = split.mask_suffix.lower().endswith(('.jpg', '.jpeg'))
     others = [name for name in split.other_suffixes if split.has_mask(os.path.splitext(name)[0])]
     strays = sorted(set(split.other_suffixes) - set(others))
     shared = [*shared_files([stem + split.image_suffix for stem in masks.masks], split.image_dir),
@@ -374,7 +375,7 @@ def _file_problems(masks: CheckedMasks) -> list[Problem]:
         (NOTE, strays, f'images without a mask that do not end in {split.image_suffix}', 'not used'),
         (ERROR, others if split.stems is None and stems else [], f'images that do not end in {split.image_suffix} as most do',
          'MMSegmentation reads one suffix per folder: rename them'),
-        (ERROR, list(masks.masks) if split.mask_suffix.lower().endswith(('.jpg', '.jpeg')) else [], 'masks saved as JPEG',
+        (ERROR, list(masks.masks) if is_jpeg and not are_cut else [], 'masks saved as JPEG',
          'which changes their values: save them as PNG'),
     ]
     problems = [problem(level, split.name, what, entries, consequence) for level, entries, what, consequence in found if entries]
