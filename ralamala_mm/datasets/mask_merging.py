@@ -17,6 +17,7 @@ from PIL import Image
 BACKGROUND, OBJECT = 'background', 'object'
 _NO_CLASS = ('mask', 'masks', 'obj', 'object', 'objects', 'instance', 'inst', 'label', 'seg', 'gt', 'roi', 'img', 'image')
 _OTHER_VIEWS = re.compile('(colou?rs?|overlay|vis|viz|visuali[sz]ation|prob|edges?|contours?|weights?|polygons|.*ids)')
+_RARE = 0.1  # share of the images up to which those with several masks are mistakes
 _SAMPLE = 3  # images whose masks are read to see whether they are of one object each
 PURE = 0.95  # share of the pixels of a smoothed mask that are still black or white
 HALF = 128  # from here on a pixel of a smoothed mask is the object
@@ -107,7 +108,8 @@ def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str]
         are_several: whether some image must have several, or all must have a folder; else one for each is enough.
     """
     wanted = set(stems)
-    words, bare, unpaired = collections.defaultdict(list), collections.Counter(), []
+    words, unpaired = collections.defaultdict(list), []
+    bare, exact = collections.Counter(), collections.Counter()
     for name in sorted(mask_names):
         owner, tail = _owner_and_tail(name, wanted)
         if owner is None:
@@ -115,9 +117,12 @@ def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str]
         else:
             words[owner].append((_word(tail), name))
             bare[owner] += not _word(tail) and not re.search(r'\d', tail)
+            exact[owner] += not tail
     in_folders = [stem for stem in words if all(name.startswith(stem + os.sep) for _, name in words[stem])]
     several = [stem for stem in words if len(words[stem]) > 1]
-    if are_several and not several and not (in_folders and len(in_folders) == len(words)):
+    if are_several and len(several) <= _RARE * len(words) and not (in_folders and len(in_folders) == len(words)):
+        return None
+    if any(exact[stem] for stem in several):  # that image's own, and others that may be of images that are missing
         return None
     views = any(_OTHER_VIEWS.fullmatch(part) for found in words.values() for word, _ in found for part in word.lower().split('_'))
     if views or max(bare.values()) > 1:  # a mask and its colors, or two masks that bear neither class nor number

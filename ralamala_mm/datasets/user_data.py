@@ -17,10 +17,8 @@ from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, same_images, shared_files
-from .mask_files import (
-    CheckedMasks,
+from .mask_encoding import (
     MaskEncoding,
-    check_masks,
     config_encoding,
     find_encoding,
     is_the_config_s_own,
@@ -28,6 +26,7 @@ from .mask_files import (
     value_problems,
     write_converted,
 )
+from .mask_files import CheckedMasks, check_masks
 from .mask_folders import MaskSplit
 from .mask_layouts import find_masks
 from .recognize import recognize
@@ -397,8 +396,9 @@ def _summary(masks: CheckedMasks, root: Path) -> str:
     empty = masks.stems(lambda mask: set(mask.pixels) <= {0, (0, 0, 0)})
     shown = ' to '.join(dict.fromkeys(f'{width}×{height}' for width, height in sizes[:1] + sizes[-1:]))
     split = masks.split
+    of_masks = 'one for each object' if split.merged else f'*{split.mask_suffix}'
     return (f'{len(masks.masks)} images of {shown} with masks, {len(empty)} of them empty; '
-            f'{split.image_dir.relative_to(root)}/*{split.image_suffix}, {split.mask_dir.relative_to(root)}/*{split.mask_suffix}')
+            f'{split.image_dir.relative_to(root)}/*{split.image_suffix}, {split.mask_dir.relative_to(root)}/{of_masks}')
 
 
 def _set_mask_paths(config: Config, root: Path, chosen: Mapping[str, MaskSplit], checked: Mapping[str, CheckedMasks],

@@ -496,6 +496,16 @@ def label_colors_missing(root: Path) -> None:
     (root / 'label_colors.txt').write_text('64 128 64\tAnimal\nBuilding\nCar\n')
 
 
+def a_class_that_is_no_smoothed_edge(root: Path) -> None:
+    """A few pixels of a class that the list lacks, of half the value of a color in it."""
+    for i in range(3):
+        pixels = painted(mask_of(i, (0, 1)), ((0, 0, 0), (255, 0, 0)))
+        pixels[:2, :4] = (128, 0, 0)
+        put(root / 'images' / f'a{i}.jpg')
+        put(root / 'masks' / f'a{i}.png', pixels)
+    (root / 'class_dict.csv').write_text('name,r,g,b\nbackground,0,0,0\ncat,255,0,0\n')
+
+
 def pairs_in_several_folders(root: Path) -> None:
     camvid_segnet(root)
     put(root / 'more/a.png')
@@ -515,6 +525,14 @@ def two_masks_of_one_meaning(root: Path) -> None:
         put(root / 'images' / f'a{i}.jpg')
         for ending in ('_mask', '_seg'):
             put(root / 'masks' / f'a{i}{ending}.png', mask_of(i, (0, 255)))
+
+
+def masks_of_missing_images(root: Path) -> None:
+    """`a0_1.jpg` is lost, and its mask is no second one of `a0.jpg`."""
+    for name in ('a0', 'a1', 'a0_1'):
+        put(root / 'images' / f'{name}.jpg')
+        put(root / 'masks' / f'{name}.png', mask_of(0, (0, 255)))
+    (root / 'images/a0_1.jpg').unlink()
 
 
 def one_of_several_is_no_object(root: Path) -> None:
@@ -564,9 +582,11 @@ def several_voc_lists(root: Path) -> None:
     (images_in_folders, 'images lie in the sub-folders 2024, 2025, the masks in no sub-folders; make both sides alike'),
     (colors_missing, r'labelmap.txt is not a list .* \(without a color: cat, dog; each line is name:r,g,b::\)'),
     (label_colors_missing, r'label_colors.txt is not a list .* \(without a color: Building, Car; each line is r g b name\)'),
+    (a_class_that_is_no_smoothed_edge, r'masks have colors that .*class_dict.csv does not list: \(128, 0, 0\)'),
     (pairs_in_several_folders, r'the pairs in .*val.txt lie in several folders .*more/\*.png, moreannot/\*.png, train/\*.png'),
     (masks_and_their_colors, r'images with several masks: 2 \(a1: a1_color.png, a1_labelIds.png'),
     (two_masks_of_one_meaning, r'images with several masks: 2 \(a1: a1_mask.png, a1_seg.png'),
+    (masks_of_missing_images, r'images with several masks: 1 \(a0: a0.png, a0_1.png\)'),
     (one_of_several_is_no_object, r'have more than 0 and one other value: 1 \(a4\)'),
     (evenly_spread_with_names, r'values 85, 170, where 0 to 2 .*; if they are classes, lines like "85 NAME" in classes.txt'),
     (one_split_of_objects, 'the masks of train are of one object each, and those of val are not: make all alike'),
