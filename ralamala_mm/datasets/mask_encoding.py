@@ -171,7 +171,8 @@ def _cut_smoothed(names: ClassNames | None, checked: Mapping[str, CheckedMasks],
     masks = [mask for part in checked.values() for mask in part.masks.values() if mask.pixels]
     values = {value for mask in masks for pixel in mask.pixels for value in (pixel if isinstance(pixel, tuple) else (pixel,))}
     if names and names.colors:
-        is_such = all({*color} <= {0, IGNORED} for color in names.colors) and all(mask.kind in ('color', 'grey') for mask in masks)
+        is_such = (all({*color} <= {0, IGNORED} for color in names.colors)
+                   and all(mask.kind in ('color', 'grey') for mask in masks))
     else:
         is_such = ({0, IGNORED} <= values and all(mask.kind in ('index', 'grey') for mask in masks)
                    and not (names and (len(names.names) != 2 or names.values)))

@@ -20,7 +20,7 @@ Splits = dict[str, MaskSplit]
 _DEPTH = 2  # folders below the one that was given: VOCdevkit/VOC2012
 _PROBED = 20  # files of a folder that are looked at
 _IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'inputs', '701_stillsraw_full')
-_MASK_FOLDERS = ('masks_machine', 'masks_human', 'masks_instances', 'labeledapproved_full')  # beside those that end in `masks`
+_MASK_FOLDERS = ('masks_machine', 'masks_human', 'masks_instances', 'labeledapproved_full', 'gtfine', 'gtcoarse')
 _PREFERRED = ('masks_machine', 'masks_instances')  # of Supervisely's folders of the same masks
 _VOC_LISTS = Path('ImageSets', 'Segmentation')
 _VOC_MASKS = ('SegmentationClassPNG', 'SegmentationClass')  # labelme used to write arrays into the second
@@ -65,12 +65,11 @@ def _layout_of(root: Path) -> tuple[str, Splits]:
 
 def _without_masks(root: Path, splits: Splits) -> list[str]:
     """Folders of images of other splits, as those of a challenge whose masks are kept back."""
-    image_dirs, mask_dirs = ({folder for path in {getattr(split, key) for split in splits.values()}
-                              for folder in (path, *path.parents)} for key in ('image_dir', 'mask_dir'))
+    used = {folder for split in splits.values() for folder in (split.image_dir, *split.image_dir.parents)}
     return [str(folder.relative_to(root)) for folder in walk_folders(root, 2)
-            if folder not in image_dirs and (name := split_name(folder.name)) and name != 'trainval' and name not in splits
+            if folder not in used and (name := split_name(folder.name)) and name != 'trainval' and name not in splits
             and _role([part.lower() for part in folder.relative_to(root).parts])[0] == 'image'
-            and folder.parent not in mask_dirs - image_dirs and images_in(folder)]
+            and images_in(folder)]
 
 
 def _merged(splits: Splits) -> Splits:
@@ -297,13 +296,14 @@ def _folders(root: Path) -> Splits:
         parts = [part.lower() for part in folder.relative_to(root).parts]
         role, split = _role(parts)
         several = found.setdefault((role, split), [])
-        if role and not (several and several[-1] == folder.parent) and _holds_images(folder, len(parts) == 1):
+        if role and not (several and several[-1] == folder.parent) and _holds_images(folder, split):
             several.append(folder)
     splits = {}
     for name in ('train', 'trainval', 'val', 'test', 'all'):
         images, masks = found.get(('image', name)), found.get(('mask', name))
         if images and masks and not (name == 'all' and splits):
-            splits[name] = MaskSplit(name, _only(images, f'{name} images'), _only(masks, f'{name} masks'))
+            folders = _only(images, f'{name} images'), _only(masks, f'{name} masks')
+            splits[name] = MaskSplit(name, *map(_innermost, folders))
     return _divided_by_lists(splits['all'], root) if 'all' in splits else splits
 
 
@@ -315,11 +315,19 @@ def _role(parts: list[str]) -> tuple[str, str]:
     return 'image' if split != 'all' or any(part in _IMAGE_FOLDERS for part in parts) else '', split
 
 
-def _holds_images(folder: Path, is_outer: bool) -> bool:
-    """Whether there are images in a folder, or in folders of it: cities, dates; in an outer one, those with a role of their own
-    do not count."""
-    return bool(_images(folder)) or any(images_in(inner) for inner in subfolders(folder)
-                                        if not is_outer or _role([inner.name.lower()]) == ('', 'all'))
+def _holds_images(folder: Path, split: str) -> bool:
+    """Whether there are images in a folder or in folders of it: cities, dates, or images' names; not those for another role."""
+    if _images(folder):
+        return True
+    roles = ((inner, *_role([inner.name.lower()])) for inner in subfolders(folder))
+    return any(images_in(inner) for inner, role, named in roles
+               if not role or (role == 'image' and 'all' not in (named, split)))  # train/masks/train_1, the split being known
+
+
+def _innermost(folder: Path) -> Path:
+    """The only folder in a folder that holds nothing else, as Oxford-IIIT Pet's annotations/trimaps."""
+    inner = [one for one in subfolders(folder) if images_in(one)]
+    return inner[0] if len(inner) == 1 and not _images(folder) else folder
 
 
 def _divided_by_lists(split: MaskSplit, root: Path) -> Splits:

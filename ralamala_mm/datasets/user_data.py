@@ -300,7 +300,8 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if chosen is None:
         return None
     checked = {split.name: check_masks(split, show_progress) for split in dict.fromkeys(chosen.values())}
-    own = is_the_config_s_own(config, root, {mode: checked[split.name] for mode, split in chosen.items()})
+    at = next(iter(chosen.values())).root  # the folder itself, or one deeper
+    own = is_the_config_s_own(config, at, {mode: checked[split.name] for mode, split in chosen.items()})
     training = splits.get('train') or splits.get('all')
     if training and training.name not in checked and not (own or weights_classes or 'train' in modes):
         checked = {training.name: check_masks(training, show_progress), **checked}  # its masks say which classes there are

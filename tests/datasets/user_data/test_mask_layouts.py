@@ -400,10 +400,34 @@ def fastai(root: Path) -> tuple[tuple, dict[str, Truth]]:
     return NAMES, {'train': {stem: truth[stem] for stem in ('000', '001', '003')}, 'val': {'002': truth['002']}}
 
 
+def pets(root: Path) -> tuple[tuple, dict[str, Truth]]:
+    """Oxford-IIIT Pet: masks in annotations/trimaps, beside other annotations."""
+    truth = {f'pug_{i}': mask_of(i) for i in range(3)}
+    for stem, mask in truth.items():
+        put(root / 'images' / f'{stem}.jpg')
+        put(root / 'annotations/trimaps' / f'{stem}.png', mask)
+    (root / 'annotations/xmls').mkdir()
+    (root / 'annotations/xmls/pug_0.xml').write_text('<annotation/>')
+    (root / 'annotations/trainval.txt').write_text('pug_0 1 1 1\n')
+    (root / 'classes.txt').write_text('\n'.join(NAMES))
+    return NAMES, {'train': {stem: truth[stem] for stem in ('pug_1', 'pug_2')}, 'val': {'pug_0': truth['pug_0']}}
+
+
+def one_folder_deeper(root: Path) -> tuple[tuple, dict[str, Truth]]:
+    """ADE20K's folders in the folder of their archive: the splits stay what they are."""
+    truth = {split: {f'{split}{i}': mask_of(i) for i in range(2)} for split in ('train', 'val')}
+    for split, folder in (('train', 'training'), ('val', 'validation')):
+        for stem, mask in truth[split].items():
+            put(root / 'archive/images' / folder / f'{stem}.jpg')
+            put(root / 'archive/annotations' / folder / f'{stem}.png', mask)
+    (root / 'archive/classes.txt').write_text('\n'.join(NAMES))
+    return NAMES, truth
+
+
 LAYOUTS = [roboflow, camvid_full, camvid_kaggle, camvid_segnet, camvid_datumaro, deepglobe_land, deepglobe_roads, cityscapes_ids,
            cityscapes_train_ids, cityscapes_datumaro, voc2012, voc_datumaro, cvat, labelme_3, labelme_5, bowl, numbered,
            numbered_masks, in_folders, in_folders_with_classes, with_classes, one_for_each_class, folders_of_classes,
-           supervisely_classes, supervisely_objects, dates, fastai]
+           supervisely_classes, supervisely_objects, dates, fastai, pets, one_folder_deeper]
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -662,6 +686,18 @@ def test_a_city_in_two_archives(config: Callable, tmp_path: Path):
     own = config('semanticfpn_ravlt_t')
     use_data(own, str(tmp_path / 'data'), ('train', 'val'))
     assert evaluated(own, 'val', truth['val'])['mIoU'] == 100
+
+
+def test_ade20k_in_the_folder_of_its_archive(config: Callable, tmp_path: Path):
+    for split in ('training', 'validation'):
+        for i in range(2):
+            put(tmp_path / f'data/ADEChallengeData2016/images/{split}/ADE_{split}_{i}.jpg')
+            put(tmp_path / f'data/ADEChallengeData2016/annotations/{split}/ADE_{split}_{i}.png', mask_of(i, (0, 1, 150)))
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(tmp_path / 'data'), ('train', 'val'))
+    check_paths(own, ('train', 'val'))
+    assert own.train_dataloader.dataset.type == 'ADE20KDataset'
+    assert own.model.decode_head.num_classes == 150
 
 
 def test_two_voc_years(config: Callable, tmp_path: Path):
