@@ -17,7 +17,7 @@ from .coco_contents import coco_contents
 from .coco_masks import check_segmentations
 from .coco_objects import TOO_MANY, Objects, corners, overlaps
 from .images import SHARED_REMEDY, image_sizes, shared_files
-from .report import CORRECTED, ERROR, NOTE, Problem, some
+from .report import CORRECTED, ERROR, NOTE, Problem, shown_path, some
 from .segmentations import enclosing_box, segmentation_problem
 
 CROWDS = ('objects', 'ignored')  # what `--iscrowd` takes
@@ -369,4 +369,4 @@ def _summary(split: CocoSplit, objects: Objects) -> str:
     small, large = (areas < SMALL ** 2).mean(), (areas > LARGE ** 2).mean()
     return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
             f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '
-            f'{os.path.relpath(split.ann_file, split.root)}, {os.path.relpath(split.image_dir, split.root)}/')
+            f'{shown_path(split.ann_file, split.root)}, {shown_path(split.image_dir, split.root)}/')

@@ -21,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ralamala_mm.errors import UserError
 
+from .report import NOTE, Problem, problem
+
 SHARED_REMEDY = 'the folders in them are missing: put the files into these, or correct the names'
 _FORMS = ('NFC', 'NFD')  # macOS writes é as e and an accent, most others as one character
 _HASHED = 200  # images whose content is compared; reading all of a large set takes minutes
@@ -92,6 +94,14 @@ def same_images(first: Sequence[str], second: Sequence[str]) -> list[str]:
         if _digest(path) in digests[state.st_size]:
             found.append(path)
     return found
+
+
+def repeated_images(training: Sequence[str], validation: Sequence[str]) -> list[Problem]:
+    """Images of the validation split that are training images: the same file, or, of a sample, the same content."""
+    if repeated := same_images(training, validation):
+        return [problem(NOTE, 'val', 'validation images that are training images', [os.path.basename(one) for one in repeated],
+                        'the metrics will say how well these are remembered')]
+    return []
 
 
 def _digest(path: str) -> bytes:

@@ -9,7 +9,8 @@ from mmengine.config import Config, ConfigDict
 from .class_names import IGNORED
 from .config import Color, config_classes, reduces_zero_label
 from .contents import Example, MaskContents
-from .mask_files import CheckedMasks, MaskEncoding
+from .mask_encoding import MaskEncoding
+from .mask_files import CheckedMasks
 from .report import Problem
 
 _EXAMPLES = 4  # images of a problem that are kept

@@ -1,30 +1,22 @@
-"""Masks read whole, and what their values or colors stand for."""
+"""Masks read whole: how they store their classes, and how many pixels have each value or color."""
 
 import collections
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 from PIL import Image
 
-from ralamala_mm.files import atomic_write
-
-from .class_names import IGNORED, ClassNames, read_class_names
-from .config import Color, config_classes, datasets_of, reduces_zero_label
+from .class_names import IGNORED
+from .config import Color
 from .images import image_size
 from .mask_folders import MaskSplit
-from .report import CORRECTED, ERROR, NOTE, Problem, Report, problem, some
+from .mask_merging import HALF, extreme_share
 
-_FAR, _SPARSE = 30, 3  # values beyond these are no class indices: from 30 on, and three times as high as there are values
-_MOST = 0.5  # share of pixels from which a class may be the background
-_BACKGROUND = re.compile('background|void|unlabel|other|none|ignore', re.IGNORECASE)
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
 
@@ -32,14 +24,17 @@ MANY = 64  # a mask of more colors, or of more values that have no names, is a p
 class Mask:
     """One mask: how it stores its classes, and how many pixels have each value (or color).
 
-    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits)
-    or 'broken'.
+    `kind` is 'index' (one channel, or a palette's indices), 'grey' (three equal channels), 'color', 'deep' (beyond 8 bits),
+    'broken', or 'mixed' (several that cannot be merged). `pure` is the share of pixels whose channels are all nearly 0 or 255,
+    and `overlap` counts those that several merged masks of different classes claim.
     """
 
     kind: str
     size: tuple[int, int]  # width, height
     image_size: tuple[int, int] | None  # None: the image cannot be read, which is reported when it is
     pixels: dict[int | Color, int]
+    pure: float = 0
+    overlap: int = 0
 
 
 @dataclass
@@ -65,24 +60,39 @@ class CheckedMasks:
         return total
 
 
-def read_mask(path: Path, image: Path) -> Mask:
-    """Reads a mask whole, and of the image only its size."""
-    size_of_image = image_size(image)
+def read_mask(split: MaskSplit, stem: str, cut: bool = False) -> Mask:
+    """Reads a mask whole, and of the image only its size.
+
+    Args:
+        split: where they are.
+        stem: the image's name.
+        cut: whether values of a smoothed mask are taken for 0 or 255, whichever is nearer.
+    """
+    size_of_image = image_size(split.image(stem))
     try:
-        with Image.open(path) as opened:
-            size, mode = opened.size, opened.mode
-            values = np.asarray(opened.convert('RGB') if mode in ('RGBA', 'CMYK', 'LA') else opened)
+        values, overlap = read_values(split, stem, size_of_image, cut)
     except Exception:  # decoders of broken files raise whatever they come upon
-        return Mask('broken', (0, 0), size_of_image, {})
+        return Mask('mixed' if split.merged else 'broken', (0, 0), size_of_image, {})
+    size = values.shape[1], values.shape[0]
+    pure = extreme_share(values)
     if values.ndim == 3:
         if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-            return Mask('grey', size, size_of_image, _counts(values[..., 0]))
+            return Mask('grey', size, size_of_image, _counts(values[..., 0]), pure)
         packed, counts = np.unique(values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
         colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in packed[:MANY + 1]]
-        return Mask('color', size, size_of_image, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)))
+        return Mask('color', size, size_of_image, dict(zip(colors, map(int, counts[:MANY + 1]), strict=True)), pure)
     if values.dtype not in (np.uint8, np.bool_) and values.max(initial=0) > IGNORED:
         return Mask('deep', size, size_of_image, {int(values.max()): 1})
-    return Mask('index', size, size_of_image, _counts(values.astype(np.uint8)))
+    return Mask('index', size, size_of_image, _counts(values.astype(np.uint8)), pure, overlap)
+
+
+def read_values(split: MaskSplit, stem: str, size: tuple[int, int] | None, cut: bool) -> tuple[np.ndarray, int]:
+    """Values `[H, W]` or colors `[H, W, 3]` of a mask, and how many pixels merged classes share."""
+    if split.merged:
+        return split.merged.read(stem, size)
+    with Image.open(split.mask(stem)) as opened:
+        values = np.asarray(opened.convert('RGB') if opened.mode in ('RGBA', 'CMYK', 'LA') else opened)
+    return (np.where(values >= HALF, IGNORED, 0).astype(np.uint8) if cut else values), 0
 
 
 def _counts(values: np.ndarray) -> dict[int, int]:
@@ -102,15 +112,17 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     stems = split.all_stems
     checked.absent = [stem for stem in split.stems or () if not split.image(stem).exists()]
     stems = sorted(set(stems) - set(checked.absent))
-    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.mask(stem).exists()]
+    present = [stem for stem in stems if stem + split.mask_suffix in listed or split.has_mask(stem)]
     checked.missing = sorted(set(stems) - set(present))
     checked.renamed = [stem for stem in present if split.is_renamed(stem)]
-    if split.stems is None:
+    if split.merged:
+        checked.unpaired = list(split.merged.unpaired)
+    elif split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(listed - paired)
     started = reported = time.monotonic()
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        masks = pool.map(lambda stem: read_mask(split.mask(stem), split.image(stem)), present)
+        masks = pool.map(lambda stem: read_mask(split, stem), present)
         for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
             checked.masks[stem] = mask
             now = time.monotonic()
@@ -119,181 +131,3 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
                 left = (now - started) / i * (len(present) - i)
                 print(f'  inspecting masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
     return checked
-
-
-def write_converted(path: Path, target: Path, numbers: dict[int | Color, int]) -> None:
-    """Writes one mask as classes `[H, W]` uint8.
-
-    Args:
-        path: the mask, in values or colors of its own.
-        target: the file to write, atomically.
-        numbers: the class of each value or color; `IGNORED` for the rest.
-    """
-    with Image.open(path) as opened:
-        values = np.asarray(opened.convert('RGB') if opened.mode in ('RGBA', 'CMYK', 'LA') else opened)
-    if values.ndim == 2:
-        values = np.repeat(values[..., None], 3, axis=2)
-    classes = np.full(values.shape[:2], IGNORED, np.uint8)
-    for value, number in numbers.items():
-        classes[(values == np.array(value, np.uint8)).all(-1)] = number  # a single value is compared with all three channels
-    atomic_write(target, lambda unfinished: Image.fromarray(classes).save(unfinished, format='PNG'))
-
-
-@dataclass(frozen=True)
-class MaskEncoding:
-    """How masks become classes."""
-
-    classes: Sequence[str]
-    numbers: Mapping[int | Color, int]  # the class that each value or color stands for, or IGNORED
-    palette: Sequence[Color] | None = None
-    converts: bool = False  # whether masks are written anew; else their values are the classes
-
-
-def by_value(classes: Sequence[str], palette: Sequence[Color] | None = None, converts: bool = False,
-             values: Sequence[int] | None = None) -> MaskEncoding:
-    """Values are class indices from 0, or those that a list gives."""
-    values = range(len(classes)) if values is None else values
-    numbers = {value: i for i, value in enumerate(values)}
-    return MaskEncoding(classes, {IGNORED: IGNORED} | numbers, palette, converts or list(values) != list(range(len(classes))))
-
-
-def is_the_config_s_own(config: Config, root: Path, checked: Mapping[str, CheckedMasks]) -> bool:
-    """Whether the folder is the data set that the config is written for, such as ADE20K in another place.
-
-    Args:
-        config: with its own paths yet.
-        root: the folder.
-        checked: the masks of each mode.
-    """
-    mode, dataset = next(datasets_of(config, list(checked)))
-    prefixes = dataset.get('data_prefix') or {}
-    if not all(value and (root / value).is_dir() for value in prefixes.values()) or read_class_names(root):
-        return False
-    masks = checked[mode]
-    if 'ADE20K' in dataset.type:  # many people's own data lies in ADE20K's folders
-        return all(Path(stem).name.startswith('ADE_') for stem in masks.masks)
-    known = config_encoding(config).numbers
-    return all(mask.kind == 'index' for mask in masks.masks.values()) and all(value in known for value in masks.pixels)
-
-
-def config_encoding(config: Config) -> MaskEncoding:
-    """As the config's data set type reads its masks; some, as ADE20K's, ignore 0."""
-    _, dataset = next(datasets_of(config))
-    classes = config_classes(config)
-    if not reduces_zero_label(config, dataset):
-        return by_value(classes)
-    return MaskEncoding(classes, {0: IGNORED, **{i + 1: i for i in range(len(classes))}, IGNORED: IGNORED})
-
-
-def find_encoding(root: Path, checked: Mapping[str, CheckedMasks], weights_classes: Sequence[str] | None,
-                 report: Report) -> MaskEncoding | None:
-    """What the masks' values or colors stand for; None, and a problem in the report, if nothing says so.
-
-    Args:
-        root: the folder.
-        checked: the masks of each split.
-        weights_classes: what the weights that are tested were trained on, if they say so.
-        report: receives the problems.
-    """
-    names = read_class_names(root)
-    masks = [mask for part in checked.values() for mask in part.masks.values()]
-    pixels = set().union(*(mask.pixels for mask in masks)) if masks else set()
-    names = names and names.fitting([value for value in pixels if isinstance(value, int)])
-    where = ', '.join(checked)
-    if any(mask.kind == 'color' for mask in masks):
-        return _by_color(names, masks, pixels, where, weights_classes, report)
-    if pixels == {0, IGNORED} and not (names and names.values):
-        text = 'masks hold 0 and 255 alone: 255 is taken for the object, not for "ignore"'
-        report.problems.append(Problem(CORRECTED, where, text))
-        default = names.names if names and len(names.names) == 2 else ('background', 'object')
-        return MaskEncoding(weights_classes or default, {0: 0, IGNORED: 1}, converts=True)
-    if names and weights_classes and tuple(names.names) != tuple(weights_classes):
-        report.problems.append(Problem(ERROR, where, f'{names.path} names {some(names.names, 8)}; the weights were trained on '
-                                       f'{some(weights_classes, 8)}'))
-        return None
-    grey = any(mask.kind == 'grey' for mask in masks)
-    if grey:
-        report.problems.append(Problem(CORRECTED, where, 'masks are grey images of three channels; one is used'))
-    if names or weights_classes:
-        _note_background(names, masks, where, report)
-        return by_value(names.names if names else weights_classes, names and names.colors, grey, names and names.values)
-    values = sorted(value for value in pixels if value != IGNORED)
-    if len(values) > MANY:
-        report.problems.append(Problem(ERROR, where, f'masks have {len(values)} different values: they were smoothed or saved as '
-                                       f'JPEG; if they are classes, a file classes.txt in {root} with one name a line says so'))
-        return None
-    if values and _FAR <= values[-1] < IGNORED and values[-1] + 1 > _SPARSE * len(values):
-        report.problems.append(Problem(ERROR, where, f'masks hold the values {some(sorted(pixels), 8)}, and classes are numbered '
-                                       f'from 0 without gaps: a file classes.txt in {root} with lines like "{values[-1]} NAME" '
-                                       'says which class each value is'))
-        return None
-    report.problems.append(Problem(NOTE, where, f'no list of class names was found: a file classes.txt in {root}, one name a '
-                                   'line, gives them'))
-    return by_value([f'class {i}' for i in range(max(values[-1:] + [1]) + 1)], converts=grey)
-
-
-def _note_background(names: ClassNames | None, masks: Sequence[Mask], where: str, report: Report) -> None:
-    """A list without a background, whose first class covers most of the images, lacks its first line, perhaps."""
-    if names is None or names.values or any(_BACKGROUND.search(name) for name in names.names):
-        return
-    pixels = collections.Counter()
-    for mask in masks:
-        pixels.update(mask.pixels)
-    share = pixels[0] / max(1, pixels.total())
-    if share > _MOST:
-        report.problems.append(Problem(NOTE, where, f'value 0 is {names.names[0]} by {names.path}, and {share:.0%} of the pixels '
-                                       'have it: if it is the background, the list lacks a first line "background"'))
-
-
-def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, where: str, weights_classes: Sequence[str] | None,
-               report: Report) -> MaskEncoding | None:
-    """Colored masks need a list that says which color is which class."""
-
-    def stop(text: str) -> None:
-        report.problems.append(Problem(ERROR, where, text))
-
-    kinds = [mask.kind for mask in masks]
-    colors = sorted(pixel if isinstance(pixel, tuple) else (pixel,) * 3 for pixel in pixels)
-    if any(mask.kind == 'color' and len(mask.pixels) > MANY for mask in masks):
-        return stop(f'color masks have more than {MANY} colors: they are photographs, or were smoothed or saved as JPEG')
-    if single := kinds.count('index'):
-        return stop(f'{single} masks have one channel, the other {len(kinds) - single} are coloured: make all alike')
-    if names is None or names.colors is None:
-        return stop(f'{len(masks)} masks are coloured (RGB), and nothing says which color is which class: put a labelmap.txt '
-                    f'with lines like "name:r,g,b::" beside them; colors found: {some(colors, 6)}')
-    classes = list(weights_classes or names.names)
-    if unknown := sorted(set(names.names) - set(classes)):
-        return stop(f'{names.path.name} names {some(unknown)}, unknown to the weights, which were trained on {some(classes, 8)}')
-    numbers = {color: classes.index(name) for name, color in zip(names.names, names.colors, strict=True)}
-    if strange := [color for color in colors if color not in numbers]:
-        return stop(f'masks have colors that {names.path} does not list: {some(strange, 6)}')
-    text = f'masks are coloured (RGB); {names.path.name} says which color is which class'
-    report.problems.append(Problem(CORRECTED, where, text))
-    grey = {color[0]: number for color, number in numbers.items() if len(set(color)) == 1}  # masks of one grey color
-    return MaskEncoding(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)
-
-
-def value_problems(masks: CheckedMasks, encoding: MaskEncoding) -> list[Problem]:
-    """Values that stand for no class: on a GPU they would end training with an assertion that names nothing."""
-    wrong = {stem: values for stem, mask in masks.masks.items() if mask.kind in ('index', 'grey')
-             and (values := [value for value in mask.pixels if value not in encoding.numbers])}
-    if not wrong:
-        return []
-    values = sorted({value for values in wrong.values() for value in values})
-    top = max(value for value in encoding.numbers if isinstance(value, int) and value != IGNORED)
-    background = ('; if 0 is the background, the list of classes lacks a first line "background"'
-                  if values == [top + 1] and not any(map(_BACKGROUND.search, encoding.classes)) else '')
-    return [problem(ERROR, masks.split.name, 'masks with values outside the classes', list(wrong),
-                    f'values {some(values, 8)}, where 0 to {top} and {IGNORED} (ignored) may be{background}',
-                    files=map(masks.split.mask, wrong))]
-
-
-def shares(encoding: MaskEncoding, masks: CheckedMasks) -> list[tuple[str, str]]:
-    """The share of pixels of each class, largest first."""
-    pixels = masks.pixels
-    total = sum(pixels.values()) or 1
-    share = dict.fromkeys(range(len(encoding.classes)), 0.0)
-    for value, number in encoding.numbers.items():
-        if number != IGNORED:
-            share[number] += pixels[value] / total
-    return [(encoding.classes[number], f'{share[number]:.1%}') for number in sorted(share, key=share.__getitem__, reverse=True)]

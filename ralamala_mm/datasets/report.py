@@ -1,6 +1,7 @@
 """What was found in a user's data, for reading before training starts: splits by their names, problems, the report."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,11 @@ class Problem:
         if not self.correcting:
             return self.text
         return f'{self.text}; {"" if is_corrected else "with --data DIR: "}{self.correcting}'
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """A path within a folder relative to it; any other one as it is."""
+    return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
 
 
 def some(items: Iterable[object], count: int = 3) -> str:

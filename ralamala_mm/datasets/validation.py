@@ -29,7 +29,7 @@ from .images import FileUserError
 from .mask_contents import CountedMask, counted_contents
 from .progress import Progress
 from .report import ERROR, Problem, Report, some
-from .user_data import smallest_trained, wants_masks
+from .use_coco import smallest_trained, wants_masks
 
 _TASK = 8  # samples that a worker is given at a time
 _WAITING = 3  # tasks per worker that are handed out ahead

@@ -12,7 +12,7 @@ from .labels import Listing
 # Those that a file's content proves come before those that names suggest.
 _FORMATS = (supervisely, labelme, createml, via, panoptic, cvat_xml, labelme_xml, voc, open_images, yolo, object_masks)
 # Those with files of masks that are not masks of classes.
-_WITH_MASK_FILES = (panoptic, labelme_xml, open_images, object_masks)
+_WITH_MASK_FILES = (panoptic, labelme_xml, open_images)
 
 __all__ = ['Converted', 'convert_folder']
 
