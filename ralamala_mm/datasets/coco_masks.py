@@ -1,24 +1,34 @@
 """Whether COCO segmentations can be read, evaluated, and lie in their boxes."""
 
-import msgspec
+from typing import Annotated
+
 import numpy as np
+from msgspec import Meta, Struct
 
 from .coco import CheckedSplit
 from .coco_objects import TOO_MANY, Objects, corners, overlaps
 from .report import CORRECTED, ERROR, NOTE
 from .segmentations import (
+    FARTHEST,
     cannot_be_evaluated,
     enclosing_box,
     has_strays,
     is_degenerate,
     is_empty,
-    is_polygon,
     segmentation_problem,
 )
 
 _ENCLOSED = 20_000  # simple polygons that are compared with their boxes; the others are read, and no more
 _SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
 _ROUNDING = 2.0  # pixels by which tools let boxes and masks differ, however small they are
+
+
+class _Simple(Struct, gc=False):
+    """One polygon of at least three points that pycocotools can draw, if the count is even."""
+
+    segmentation: Annotated[
+        list[Annotated[list[Annotated[float, Meta(ge=-FARTHEST, le=FARTHEST)]], Meta(min_length=6)]],
+        Meta(min_length=1, max_length=1)]
 
 
 def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.ndarray) -> np.ndarray:
@@ -29,15 +39,13 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     degenerate = np.zeros(len(objects.positions), dtype=bool)
     covered = np.full((len(objects.positions), 4), np.nan)
     step = 1 + len(objects.positions) // _ENCLOSED
-    decode = msgspec.json.Decoder(list[list[float]]).decode
-    for row, (position, is_boxless) in enumerate(zip(objects.positions.tolist(), boxless.tolist(), strict=True)):
-        try:
-            segmentation = decode(annotations[position].segmentation)
-            is_simple = len(segmentation) == 1 and is_polygon(*segmentation)
-        except msgspec.DecodeError:  # run lengths, nothing, or what is no segmentation
-            segmentation, is_simple = annotations[position].decoded_segmentation(), False
-        if is_simple and row % step:  # nearly all, of a large file
-            continue
+    is_simple = np.fromiter((found is not None and not len(found.segmentation[0]) % 2 for found in annotations.of_type(_Simple)),
+                            bool, len(annotations))[objects.positions]
+    left = ~is_simple
+    left[::step] = True
+    for row in np.flatnonzero(left).tolist():  # a few, of a large file
+        position, is_boxless = int(objects.positions[row]), boxless[row]
+        segmentation = annotations.segmentation(position)
         image = content['images'][objects.images[row]]
         if not segmentation:
             lacking.append(position)
@@ -60,7 +68,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out')
         return degenerate
-    stops = any(cannot_be_evaluated(annotations[i].decoded_segmentation()) for i in strays)
+    stops = any(cannot_be_evaluated(annotations.segmentation(i)) for i in strays)
     checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True)
     checked.needs_copy |= checked.tell(CORRECTED, parts, checked.named(strays), correcting='these parts are left out',
                                        needed=stops)
@@ -106,7 +114,7 @@ def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.nd
     boxes = np.full((len(rows), 4), np.nan)
     for i, row in enumerate(rows):
         image = content['images'][objects.images[row]]
-        segmentation = content['annotations'][objects.positions[row]].decoded_segmentation()
+        segmentation = content['annotations'].segmentation(objects.positions[row])
         if isinstance(segmentation, dict):
             boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
     return boxes

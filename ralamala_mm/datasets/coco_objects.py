@@ -1,6 +1,8 @@
 """The objects of a COCO file as arrays, by which they are checked."""
 
 import collections
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +26,14 @@ class Objects:
 
     @classmethod
     def of(cls, content: dict) -> 'Objects':
-        images = {image['id']: i for i, image in enumerate(content['images'])}
-        categories = {category['id']: i for i, category in enumerate(content['categories'])}
         annotations = content['annotations']
-        image = np.array([images.get(a.image_id, -1) for a in annotations], dtype=np.int64)
-        category = np.array([categories.get(a.category_id, -1) for a in annotations], dtype=np.int64)
+        image, category = (_rows(references, content[part]) for part, references in (
+            ('images', annotations.image_ids), ('categories', annotations.category_ids)))
         known = np.flatnonzero((image >= 0) & (category >= 0))
-        boxes = content['boxes'][known]
         unlisted = dict(images=np.flatnonzero(image < 0), categories=np.flatnonzero(category < 0))
-        crowd, ignore = (np.array([bool(getattr(a, key)) for a in annotations], dtype=bool)[known]
-                         for key in ('iscrowd', 'ignore'))
         sizes = np.array([(entry['width'], entry['height']) for entry in content['images']], dtype=float).reshape(-1, 2)
-        return cls(known, image[known], category[known], boxes, sizes[image[known]], crowd, ignore, unlisted)
+        return cls(known, image[known], category[known], annotations.boxes[known], sizes[image[known]],
+                   annotations.crowd[known] > 0, annotations.ignore[known] > 0, unlisted)
 
     def by_class(self, content: dict, mask: np.ndarray) -> collections.Counter:
         """How many of those in a mask there are by class name."""
@@ -45,6 +43,12 @@ class Objects:
         for category, count in zip(categories, counts, strict=True):
             by_class[category['name']] += count
         return +by_class
+
+
+def _rows(references: np.ndarray, entries: Sequence[dict]) -> np.ndarray:
+    """Where the entries with these ids are, int64 `[N]`; -1 where there is none."""
+    rows = {entry['id']: i for i, entry in enumerate(entries)}
+    return np.fromiter(map(rows.get, references.tolist(), itertools.repeat(-1)), np.int64, len(references))
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
