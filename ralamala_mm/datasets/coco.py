@@ -110,6 +110,13 @@ class CocoSplit:
                 present[name] = os.path.relpath(self.root / found, self.image_dir)
         return present
 
+    @property
+    def reaches_outside(self) -> bool:
+        """Whether some of its images lie elsewhere than below the root."""
+        root = os.path.abspath(self.root) + os.sep
+        return any(not os.path.abspath(os.path.join(self.image_dir, path)).startswith(root)
+                   for path in self.present.values() if os.path.isabs(path) or '..' in path)
+
     def _candidates(self) -> Iterator[Path]:
         stem = self.ann_file.stem.removeprefix('instances_')
         bases = [self.root, self.root / 'images', self.root / 'data']

@@ -1,6 +1,7 @@
 """The annotations of a COCO file as columns, by which a million fit; segmentations stay text until they are needed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from msgspec import Raw, Struct
 
 Id = int | str | float
-_CHUNK = 50_000  # annotations that are Python objects at a time
+_CHUNK = 1000  # annotations that are Python objects at a time
 
 
 class _Entry(Struct, gc=False):
@@ -79,7 +80,7 @@ class Annotations:
             columns.append((
                 id_column([entry.id for entry in chunk]), id_column([entry.image_id for entry in chunk]),
                 id_column([entry.category_id for entry in chunk]),
-                np.array([entry.bbox for entry in chunk], dtype=float).reshape(-1, 4),
+                np.fromiter(itertools.chain.from_iterable(entry.bbox for entry in chunk), float).reshape(-1, 4),
                 np.array([entry.area for entry in chunk], dtype=float),
                 _marks([entry.iscrowd for entry in chunk]), _marks([entry.ignore for entry in chunk]),
                 np.array([entry.score for entry in chunk], dtype=float)))
@@ -105,15 +106,6 @@ class Annotations:
             return msgspec.json.decode(text) if text else None
         except msgspec.DecodeError:
             return 'unreadable'
-
-    def of_type(self, kind: type[Struct]) -> Iterator[Struct | None]:
-        """Each as a struct of some of its keys; None where it is none of this kind."""
-        decode = msgspec.json.Decoder(kind).decode
-        for text in self.texts:
-            try:
-                yield decode(text)
-            except msgspec.DecodeError:
-                yield None
 
 
 def id_column(ids: Sequence[Id | None]) -> np.ndarray:

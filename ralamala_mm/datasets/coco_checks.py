@@ -70,11 +70,8 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     checked.needs_copy |= checked.tell(CORRECTED, 'images found by the last part of their names', others, needed=True,
                                        correcting='the copy names the files')
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
-    names_of = collections.defaultdict(list)
-    for name, file in present.items():
-        names_of[file].append(name)
-    shared = shared_files(present, checked.split.image_dir)
-    shared = shared or [' and '.join(names) for names in names_of.values() if len(names) > 1]
+    shared = shared_files(present, checked.split.image_dir) or [
+        ' and '.join(name for name, file in present.items() if file == shared) for shared in _twice(present.values())]
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
@@ -319,9 +316,10 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
     small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
     unused = unused | missing[objects.images] | (small[objects.images] & checked.trained)
-    checked.with_objects = {content['images'][i]['id'] for i in np.unique(objects.images[~unused]).tolist()}
+    counts = np.bincount(objects.images[~unused], minlength=len(missing))
+    checked.with_objects = {content['images'][i]['id'] for i in np.flatnonzero(counts).tolist()}
     if checked.evaluated:
-        crowded = np.flatnonzero(np.bincount(objects.images[~unused], minlength=len(missing)) > _DETECTIONS)
+        crowded = np.flatnonzero(counts > _DETECTIONS)
         checked.tell(NOTE, f'images of more than {_DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
                      f'COCO\'s metrics take {_DETECTIONS} predictions of an image, so that even perfect ones miss some')
     in_file = objects.by_class(checked.split.content, np.ones_like(unused))
@@ -351,8 +349,9 @@ def _twice(values: Iterable) -> list:
 
 def _summary(split: CocoSplit, objects: Objects) -> str:
     images, annotations = split.content['images'], split.content['annotations']
-    empty = len(images) - len(np.unique(objects.images))
-    ends = [choose(images, key=lambda image: image['height'] * image['width']) for choose in (min, max)]
+    empty = len(images) - np.count_nonzero(np.bincount(objects.images))
+    pixels = np.array([image['height'] * image['width'] for image in images])
+    ends = [images[i] for i in (pixels.argmin(), pixels.argmax())]
     sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
     areas = np.where(annotations.areas > 0, annotations.areas, annotations.boxes[:, 2] * annotations.boxes[:, 3])
     small, large = (areas < _SMALL).mean(), (areas > _LARGE).mean()

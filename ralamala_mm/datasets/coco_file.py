@@ -70,7 +70,7 @@ def _read_fast(text: bytes) -> dict:
     """What a file without any peculiarity holds.
 
     Raises:
-        ValueError: it has one; msgspec's errors are such.
+        msgspec.DecodeError, ValueError: it has one.
     """
     found = msgspec.json.decode(text, type=_File)
     if not all(_is_id(image.id) for image in msgspec.json.decode(found.images, type=list[_Image])):

@@ -1,12 +1,13 @@
 """The objects of a COCO file as arrays, by which they are checked."""
 
 import collections
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from .coco_annotations import id_column
 
 TOO_MANY = 0.2  # share of objects or images with the same defect, beyond which the file means something else
 
@@ -47,8 +48,13 @@ class Objects:
 
 def _rows(references: np.ndarray, entries: Sequence[dict]) -> np.ndarray:
     """Where the entries with these ids are, int64 `[N]`; -1 where there is none."""
-    rows = {entry['id']: i for i, entry in enumerate(entries)}
-    return np.fromiter(map(rows.get, references.tolist(), itertools.repeat(-1)), np.int64, len(references))
+    ids = id_column([entry['id'] for entry in entries])
+    if object in (ids.dtype, references.dtype):
+        rows = {given: i for i, given in enumerate(ids.tolist())}
+        return np.array([rows.get(reference, -1) for reference in references.tolist()], dtype=np.int64)
+    order = np.argsort(ids, kind='stable')
+    rows = order[np.searchsorted(ids[order], references, side='right') - 1]  # the last one of those with the same id
+    return np.where(ids[rows] == references, rows, -1)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

@@ -100,6 +100,8 @@ class Report:
         splits: per split its name and a line about it.
         classes: names with the number of instances, or the share of pixels, in the training split.
         problems: in any order.
+        reaches_outside: whether files that lie elsewhere than in the folder were inspected.
+        read_from: says where an earlier inspection's report was read; empty for a new one.
     """
 
     root: str
@@ -107,6 +109,8 @@ class Report:
     splits: list[tuple[str, str]] = field(default_factory=list)
     classes: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    reaches_outside: bool = False
+    read_from: str = ''
 
     @property
     def errors(self) -> list[Problem]:
@@ -124,11 +128,11 @@ class Report:
         if named:
             lines += _wrap(f'  {len(self.classes)} classes: ', named)
         if not self.problems:
-            return [*lines, '  no problems found']
+            lines.append('  no problems found')
         for level in _ORDER:
             lines += [f'  {level:<9} {problem.split}: {problem.with_remedy()}'
                       for problem in self.problems if problem.level == level]
-        return lines
+        return [*lines, f'  {self.read_from}'] if self.read_from else lines
 
 
 def _wrap(start: str, items: Sequence[str], width: int = 120) -> list[str]:

@@ -17,6 +17,7 @@ from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
 from .coco_checks import check_split
 from .config import check_paths, config_classes, datasets_of, is_segmentation, replace_transforms, set_classes, set_data_root
 from .images import SHARED_REMEDY, same_images, shared_files
+from .inspection_cache import inspect_once
 from .mask_files import (
     CheckedMasks,
     MaskEncoding,
@@ -81,10 +82,13 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
         return None
     if len(datasets) > len(modes):
         raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
-    if segments:
-        report = use_mask_folder(config, folder, modes, weights_classes, show)
-    else:
-        report = use_coco_folder(config, folder, modes, weights_classes, crowds)
+
+    def inspect() -> Report | None:
+        if segments:
+            return use_mask_folder(config, folder, modes, weights_classes, show)
+        return use_coco_folder(config, folder, modes, weights_classes, crowds)
+
+    report = inspect_once(config, folder, (root, modes, weights_classes, crowds), inspect)
     if report is None:
         _use_as_it_is(config, folder, modes, segments)
         return None
@@ -161,6 +165,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     evaluated = [chosen[mode] for mode in ('val', 'test') if mode in chosen]
     checked = {split.name: check_split(split, wants_masks(config), split in evaluated, smallest_trained(config), crowds=crowds,
                                        trained=split is training) for split in inspected}
+    report.reaches_outside = any(split.reaches_outside for split in inspected)
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.problems += split.problems

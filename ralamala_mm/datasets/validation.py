@@ -3,6 +3,7 @@
 import itertools
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from .coco_checks import check_split
 from .config import CHECKED, IMAGES, config_classes, dataset_class, datasets_of, transforms_of
 from .diagnosis import explain_dataset_error, names_problem
 from .images import FileUserError
+from .inspection_cache import InspectionCache
 from .report import ERROR, Problem, Report, some
 from .user_data import smallest_trained, wants_masks
 
@@ -193,11 +195,13 @@ class DataReport:
     """What was found; `complete` is False if something kept the rest from being inspected, which `notes` then tell."""
 
     config: str
-    images: Counter = field(default_factory=Counter)  # by split
+    images: dict[str, int] = field(default_factory=Counter)  # by split
     faults: list[Fault] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)  # split, text
     complete: bool = True
     notes_are_printed: bool = False  # by the look at a folder
+    reaches_outside: bool = False  # whether files were read that lie elsewhere than in the folders that the config names
+    read_from: str = ''  # says where an earlier inspection's result was read
 
     @property
     def bad_files(self) -> int:
@@ -247,6 +251,8 @@ class DataReport:
             lines += [f'  note   {split}: {text}' for split, text in self.notes[:_NOTED]]
         if not self.complete:
             lines.append('  not everything was inspected')
+        if self.read_from:
+            lines.append(f'  {self.read_from}')
         return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
 
 
@@ -267,6 +273,28 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
             report.complete = False
             report.notes.append(('all', 'the files themselves were not opened: fix what is marked ERROR first'))
             return report
+    folders = _folders(config, splits)
+    cache = InspectionCache(config, 'files', (config.filename, list(splits), own and (own.root, own.problems)), folders)
+    if found := cache.read(DataReport):
+        report, _, report.read_from = found
+        return report
+    _check_all(config, splits, workers, own, report)
+    if report.complete and not report.reaches_outside:
+        cache.write(report, config)
+    return report
+
+
+def _folders(config: Config, splits: Sequence[str]) -> list[str]:
+    """The folders and files that the data sets name."""
+    named = []
+    for _, dataset in datasets_of(config, splits):
+        root = dataset.get('data_root') or ''
+        parts = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+        named += [root, *(os.path.join(root, part) for part in parts if part)]
+    return [path for path in dict.fromkeys(named) if path]
+
+
+def _check_all(config: Config, splits: Sequence[str], workers: int, own: Report | None, report: DataReport) -> None:
     seen = []
     for split, dataset in datasets_of(config, splits):
         content = {key: value for key, value in dataset.items() if key not in ('pipeline', 'test_mode', 'filter_cfg')}
@@ -284,7 +312,6 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
                     'need less')
             report.faults += [Fault(split, file, 'worker killed', text) for file in files]
             break
-    return report
 
 
 def _check_annotations(config: Config, split: str, dataset: ConfigDict, report: DataReport) -> None:
@@ -325,6 +352,15 @@ def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int, 
     if not _is_coco(config, dataset) and (problem := names_problem(built)):  # of COCO's, it is told with the annotations
         report.faults.append(Fault(split, str(built.ann_file), 'names', f'{built.ann_file} has {problem}'))
     scan(split, built, _readers(dataset), workers, report.faults.append)
+    report.reaches_outside |= _reaches_outside(built, _folders(config, [split]))
+
+
+def _reaches_outside(dataset: BaseDataset, folders: Sequence[str]) -> bool:
+    """Whether a sample has files elsewhere than in some folders."""
+    within = tuple(os.path.abspath(folder) + os.sep for folder in folders)
+    samples = map(dataset.get_data_info, range(len(dataset)))
+    return any(not os.path.abspath(path).startswith(within)
+               for sample in samples for path in (sample.get('img_path'), sample.get('seg_map_path')) if path)
 
 
 def _readers(dataset: ConfigDict) -> list[dict]:
