@@ -30,12 +30,13 @@ import numpy as np
 import PIL
 from mmengine.config import Config
 from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
 from ralamala_mm import version
 from ralamala_mm.files import UNFINISHED, atomic_write
 
 from .config import MODES
-from .report import Report
+from .report import Problem, Report
 
 Result = TypeVar('Result')
 # What an inspection reads of a config, and sets.
@@ -55,6 +56,16 @@ class _Entry(Struct):
     date: str
     settings: str  # `_SETTINGS` as Python literals, whose tuples JSON does not have
     result: Raw
+
+
+class _KeptReport(Struct):
+    """What is printed of a `Report`."""
+
+    root: str
+    layout: str
+    splits: list[tuple[str, str]]
+    classes: list[tuple[str, str]]
+    problems: list[Problem]
 
 
 class InspectionCache:
@@ -123,14 +134,14 @@ def inspect_once(config: Config, folder: Path, arguments: object, inspect: Calla
         inspect: the inspection.
     """
     cache = InspectionCache(config, 'data', arguments, [folder])
-    if found := cache.read(Report):
-        report, settings, report.read_from = found
+    if found := cache.read(_KeptReport):
+        kept, settings, text = found
         for name, value in settings.items():
             config[name] = value
-        return report
+        return Report(**asdict(kept), read_from=text)
     report = inspect()
-    if report and not report.reaches_outside:
-        cache.write(report, config)
+    if report and not report.errors and not report.reaches_outside:
+        cache.write(_KeptReport(report.root, report.layout, report.splits, report.classes, report.problems), config)
     return report
 
 
