@@ -123,7 +123,7 @@ def image(root: Path) -> Path:
 
 CHANGES = {
     'annotations of the same size and time': same_size_and_time,
-    'an image written anew': lambda root: Image.new('RGB', (64, 64)).save(image(root)),
+    'an image written anew': lambda root: Image.new('RGB', (128, 128)).save(image(root)),
     'an image replaced by another': lambda root: os.replace(shutil.copy(image(root), root / 'copy'), image(root)),
     'an image added': lambda root: shutil.copy(image(root), root / 'train/another.png'),
     'an image removed': lambda root: image(root).unlink(),
