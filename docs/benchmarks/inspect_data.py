@@ -1,6 +1,7 @@
 """Processor time and peak memory of the inspection of `--data` for a made-up COCO data set of any size.
 
 python docs/benchmarks/inspect_data.py FOLDER --images 118287 --objects 860001
+python docs/benchmarks/inspect_data.py FOLDER --second                  # again: what is read of the first one's result
 python docs/benchmarks/inspect_data.py FOLDER --source OTHER_CHECKOUT   # the same folder by another version of the code
 """
 
@@ -10,6 +11,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=118_287, help='in training; validation has a 24th')
     parser.add_argument('--objects', type=int, default=860_001, help='in training; validation has a 24th')
     parser.add_argument('--source', type=Path, default=Path(__file__).parents[2], help='checkout of the code to measure')
+    parser.add_argument('--second', action='store_true', help='keep the result of the first inspection')
     args = parser.parse_args()
     if not args.folder.exists():
         make(args.folder, 'train', args.images, args.objects)
@@ -65,6 +68,8 @@ def main() -> None:
 
     config = load_config('configs/maskrcnn_ravlt_t.py')
     config.work_dir = str(args.folder.absolute() / 'work')
+    if not args.second:
+        shutil.rmtree(config.work_dir, ignore_errors=True)
     before = time.process_time()
     use_data(config, folder, ['train', 'val'])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

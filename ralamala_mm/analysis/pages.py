@@ -10,7 +10,6 @@ import cv2
 import jinja2
 import numpy as np
 
-from ralamala_mm.files import atomic_write
 from ralamala_mm.version import __version__
 
 TEMPLATES = Path(__file__).parent / 'templates'
@@ -55,24 +54,19 @@ def count(value: float) -> Cell:
     return Cell(f'{int(value):,}', float(value))
 
 
-def write_html(path: Path, template: str, **values: object) -> None:
-    """Writes a page, atomically; what is no text in UTF-8, as file names may be, with escapes.
+def html_of(template: str, **values: object) -> str:
+    """A page; what is no text in UTF-8, as file names may be, with escapes.
 
     Args:
-        path: the file, `.html`.
         template: its name in `templates/`; it extends `base.html.j2`.
         values: by name, as the template uses them; `version` and `date` are given besides.
-
-    Raises:
-        OSError: it cannot be written.
     """
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     html = environment.get_template(template).render(
         version=__version__, date=f'{datetime.now():%Y-%m-%d %H:%M}', style=(TEMPLATES / 'style.css').read_text(),
         script=(TEMPLATES / 'sort.js').read_text(), **values)
-    content = html.encode('utf-8', 'backslashreplace')
-    atomic_write(path, lambda file: file.write_bytes(content))
+    return html.encode('utf-8', 'backslashreplace').decode()
 
 
 def as_address(image: np.ndarray) -> str:

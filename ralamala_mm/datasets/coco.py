@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ralamala_mm.errors import UserError
 
+from .coco_annotations import id_column
 from .coco_file import read_coco
 from .contents import CocoContents
 from .images import find_file
@@ -64,7 +65,7 @@ class CocoSplit:
     @cached_property
     def category_names(self) -> list[str]:
         """Names in the file's order, without the parent of the others that Roboflow adds with id 0 and no instances."""
-        used = {annotation.category_id for annotation in self.content['annotations']}
+        used = set(self.content['annotations'].category_ids.tolist())
         categories = self.content['categories']
         parents = {category.get('supercategory') for category in categories if category['id'] != 0}
         return [category['name'] for category in categories
@@ -110,6 +111,13 @@ class CocoSplit:
                 present[name] = os.path.relpath(self.root / found, self.image_dir)
         return present
 
+    @property
+    def reaches_outside(self) -> bool:
+        """Whether some of its images lie elsewhere than below the root."""
+        root = os.path.abspath(self.root) + os.sep
+        return any(not os.path.abspath(os.path.join(self.image_dir, path)).startswith(root)
+                   for path in self.present.values() if os.path.isabs(path) or '..' in path)
+
     def _candidates(self) -> Iterator[Path]:
         stem = self.ann_file.stem.removeprefix('instances_')
         bases = [self.root, self.root / 'images', self.root / 'data']
@@ -131,6 +139,9 @@ def normalize_ids(content: dict) -> dict[str, list]:
     """
     changed: dict[str, list] = collections.defaultdict(list)
     for part, key in (('images', 'image_id'), ('categories', 'category_id')):
+        given = getattr(content['annotations'], f'{key}s')
+        if given.dtype != object and {type(entry['id']) for entry in content[part]} == {int}:
+            continue  # as in nearly every file
         numbers = _numbered(content[part])
         plain = {_plain(given): number for given, number in numbers.items()}
         if part == 'categories':  # some tools refer to them by their names
@@ -141,14 +152,14 @@ def normalize_ids(content: dict) -> dict[str, list]:
                 changed[f'ids of {part}'].append(entry['id'])
                 entry['original_id'] = entry['id']
             entry['id'] = numbers[entry['id']]
-        given = [getattr(annotation, key) for annotation in content['annotations']]
-        if set(map(type, given)) == {int} and not is_renumbered:
+        if given.dtype != object and not is_renumbered:
             continue
-        for annotation, reference in zip(content['annotations'], given, strict=True):
-            unlisted = None if is_renumbered else _plain(reference)
-            setattr(annotation, key, numbers[reference] if reference in numbers else plain.get(_plain(reference), unlisted))
-            if type(reference) is not int:
-                changed[f'{key}s of annotations'].append(reference)
+        references = given.tolist()
+        meant = [numbers[reference] if reference in numbers else
+                 plain.get(_plain(reference), None if is_renumbered else _plain(reference)) for reference in references]
+        setattr(content['annotations'], f'{key}s', id_column(meant))
+        if odd := [reference for reference in references if type(reference) is not int]:
+            changed[f'{key}s of annotations'] = odd
     return dict(changed)
 
 
@@ -250,8 +261,7 @@ class CheckedSplit:
 
     def named(self, positions: Sequence[int]) -> list[str]:
         """'annotation 7' for each position in `annotations`."""
-        annotations = self.split.content['annotations']
-        return [annotations[i].name(i) for i in positions]
+        return list(map(self.split.content['annotations'].name, positions))
 
     def tell_counts(self, level: str, what: str, counts: collections.Counter, consequence: str = '',
                     correcting: str = '') -> bool:
@@ -280,18 +290,19 @@ def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequen
             for image in images if image['id'] not in checked.missing_images]
     known = {image['id'] for image in kept}
     annotations = []
-    for position, annotation in enumerate(content['annotations']):
-        number = numbers.get(names.get(annotation.category_id))
-        if annotation.image_id not in known or number is None or position in checked.left_out:
+    given = content['annotations']
+    for position, (image, category) in enumerate(zip(given.image_ids.tolist(), given.category_ids.tolist(), strict=True)):
+        number = numbers.get(names.get(category))
+        if image not in known or number is None or position in checked.left_out:
             continue
-        entry = dict(id=len(annotations) + 1, image_id=annotation.image_id, category_id=number,
-                     bbox=content['boxes'][position].tolist(), area=annotation.area, iscrowd=annotation.iscrowd or 0)
-        if annotation.ignore:
+        entry = dict(id=len(annotations) + 1, image_id=image, category_id=number, bbox=given.boxes[position].tolist(),
+                     area=float(given.areas[position]), iscrowd=int(given.crowd[position] > 0))
+        if given.ignore[position] > 0:
             entry['ignore'] = 1
-        if annotation.segmentation and checked.wants_masks:
-            segmentation = annotation.decoded_segmentation() if checked.evaluated else None
+        if checked.wants_masks and (text := given.segmentation_text(position)):
+            segmentation = given.segmentation(position) if checked.evaluated else None
             # By the first polygon, pycocotools judges all.
-            entry['segmentation'] = valid_polygons(segmentation) if isinstance(segmentation, list) else annotation.segmentation
+            entry['segmentation'] = valid_polygons(segmentation) if isinstance(segmentation, list) else text
         annotations.append(entry | checked.changes.get(position, {}))
     categories = [dict(id=number, name=name) for name, number in numbers.items()]
     return dict(images=kept, annotations=annotations, categories=categories)

@@ -9,6 +9,7 @@ does, such as polygons of y and x, is an error.
 import codecs
 import collections
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -75,11 +76,8 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
         CORRECTED, 'images as LVIS lists them, by address and with some of the classes annotated', lvis, 'the metrics of COCO '
         'count objects of other classes that are found as wrong', correcting='the copy has file names', needed=True)
     checked.tell(NOTE, 'images listed twice', _twice(present.get(image['file_name'], image['file_name']) for image in images))
-    names_of = collections.defaultdict(list)
-    for name, file in present.items():
-        names_of[file].append(name)
-    shared = shared_files(present, checked.split.image_dir)
-    shared = shared or [' and '.join(names) for names in names_of.values() if len(names) > 1]
+    shared = shared_files(present, checked.split.image_dir) or [
+        ' and '.join(name for name, file in present.items() if file == shared) for shared in _twice(present.values())]
     checked.tell(ERROR, 'different names that lead to one file', shared, SHARED_REMEDY)
     missing = {image['id']: image['file_name'] for image in images if image['file_name'] not in present}
     checked.missing_images = set(missing)
@@ -147,8 +145,10 @@ def _check_ids(checked: CheckedSplit) -> None:
                                            correcting='made whole numbers; images keep theirs as original_id')
     annotations = checked.split.content['annotations']
     # Of an object with id 0 pycocotools never says that it was found; faster-coco-eval neither of negative ones.
-    odd = [a.name(i) for i, a in enumerate(annotations) if type(a.id) is not int or a.id < 1]
-    repeated = _twice(a.id for a in annotations if type(a.id) is int and a.id >= 1)
+    ids = annotations.ids.tolist()
+    is_good = [type(given) is int and given >= 1 for given in ids]
+    odd = [annotations.name(i) for i, good in enumerate(is_good) if not good]
+    repeated = _twice([given for given, good in zip(ids, is_good, strict=True) if good])
     checked.needs_copy |= checked.tell(CORRECTED, 'annotation ids used twice or missing, or no whole numbers from 1',
                                        repeated + odd, correcting='all are numbered anew', needed=True)
 
@@ -165,7 +165,7 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
         what = 'annotations of images that are not listed' if part == 'images' else 'annotations of a category that is not listed'
         named = checked.named(unlisted)
         where = dict(annotations=unlisted)
-        used = {getattr(a, key) for a in annotations} - {None}
+        used = set(getattr(annotations, f'{key}s').tolist()) - {None}
         are_numbers = bool(used) and all(type(number) is int for number in used)
         shift = next((shift for shift in (1, -1) if are_numbers and part == 'categories'
                       and {number + shift for number in used} <= listed), None)
@@ -182,17 +182,16 @@ def _check_references(checked: CheckedSplit, objects: Objects) -> None:
 def _check_fields(checked: CheckedSplit) -> None:
     """`area` and `iscrowd`, scores, and how the text is encoded."""
     annotations = checked.split.content['annotations']
-    unfilled = [i for i, a in enumerate(annotations) if a.area is None or a.iscrowd is None]
-    useless = [i for i, a in enumerate(annotations) if a.area is not None and not a.area > 0]
+    unfilled = np.flatnonzero(np.isnan(annotations.areas) | (annotations.crowd < 0)).tolist()
+    useless = np.flatnonzero(annotations.areas <= 0).tolist()
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations without area or iscrowd', checked.named(unfilled),
                                        correcting='area filled in from the box, iscrowd with 0', needed=True)
     checked.needs_copy |= checked.tell(CORRECTED, 'annotations whose area is 0 or less', checked.named(useless),
                                        correcting='filled in from the box', needed=True, annotations=useless)
     for position in {*unfilled, *useless}:
-        area, box = annotations[position].area or 0, checked.split.content['boxes'][position]
+        area, box = float(annotations.areas[position]), annotations.boxes[position]
         checked.changes[position] = dict(area=area if area > 0 else float(box[2] * box[3]))
-    scores = [a.score for a in annotations if a.score is not None]
-    if scores:
+    if scores := annotations.scores[~np.isnan(annotations.scores)].tolist():
         checked.tell(NOTE, 'annotations with a score, as predictions have', scores,
                      f'they go from {min(scores)} to {max(scores)}, and all are taken as truth')
     with checked.split.ann_file.open('rb') as file:
@@ -207,10 +206,11 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
     """CVAT writes the box of a rotated rectangle as it was before the rotation, and the angle beside it."""
     annotations, images = checked.split.content['annotations'], checked.split.content['images']
     rotated = []
-    has_attributes = np.array([a.attributes is not None for a in annotations], dtype=bool)
+    has_attributes = np.zeros(len(annotations), dtype=bool)
+    has_attributes[list(annotations.attributes)] = True
     for row in np.flatnonzero(has_attributes[objects.positions]).tolist():
         position = int(objects.positions[row])
-        attributes = annotations[position].attributes
+        attributes = annotations.attributes[position]
         # With `occluded`, which CVAT writes beside it: others name a heading or the angle of a text so.
         angle = attributes.get('rotation') if isinstance(attributes, dict) and 'occluded' in attributes else None
         if not isinstance(angle, int | float) or not angle % 180:
@@ -219,7 +219,7 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
         cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
         size = np.array([width * cos + height * sin, width * sin + height * cos])
         box = np.concatenate([np.array([x + width / 2, y + height / 2]) - size / 2, size])
-        segmentation = annotations[position].decoded_segmentation()
+        segmentation = annotations.segmentation(position)
         image = images[objects.images[row]]
         if segmentation and not segmentation_problem(segmentation, image['height'], image['width']):
             covered = np.array([enclosing_box(segmentation, image['height'], image['width'])])
@@ -235,19 +235,19 @@ def _check_rotation(checked: CheckedSplit, objects: Objects) -> None:
 def _check_duplicates(checked: CheckedSplit, objects: Objects) -> np.ndarray:
     """Objects that are listed twice in every detail; of two, pycocotools lets a prediction match one."""
     annotations = checked.split.content['annotations']
-    key = np.column_stack([objects.images, objects.categories, objects.boxes]) + 0.0  # -0.0 as 0.0
-    mixed = (key.view(np.uint64) * np.array([3, 5, 7, 11, 13, 17], np.uint64) * np.uint64(0x9E3779B97F4A7C15)).sum(1)
+    columns = [objects.images + 0.0, objects.categories + 0.0, *(objects.boxes + 0.0).T]  # -0.0 as 0.0
+    mixed = np.zeros(len(objects.positions), np.uint64)
+    for factor, column in zip((3, 5, 7, 11, 13, 17), columns, strict=True):
+        mixed += np.ascontiguousarray(column).view(np.uint64) * np.uint64(factor * 0x9E3779B97F4A7C15 % 2 ** 64)
     order = np.argsort(mixed, kind='stable')
     same_as_before = np.flatnonzero(np.diff(mixed[order]) == 0) + 1
     repeated = np.zeros(len(objects.positions), dtype=bool)
-    first: dict[tuple, list] = {}
+    first: dict[tuple, set] = {}
     for row in np.unique(order[np.union1d(same_as_before, same_as_before - 1)]).tolist() if len(same_as_before) else ():
-        annotation = annotations[objects.positions[row]]
-        alike = first.setdefault(tuple(key[row]), [])
-        repeated[row] = any(bytes(other.segmentation) == bytes(annotation.segmentation)
-                            and bool(other.iscrowd) == bool(annotation.iscrowd) for other in alike)
-        if not repeated[row]:
-            alike.append(annotation)
+        alike = first.setdefault(tuple(column[row] for column in columns), set())
+        rest = bytes(annotations.segmentation_text(objects.positions[row])), bool(objects.crowd[row])
+        repeated[row] = rest in alike
+        alike.add(rest)
     positions = objects.positions[repeated].tolist()
     checked.needs_copy |= checked.tell(CORRECTED, 'objects listed twice', checked.named(positions),
                                        correcting='left out', needed=True, annotations=positions)
@@ -329,17 +329,17 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     missing = np.array([image['id'] in checked.missing_images for image in content['images']], dtype=bool)
     small = np.array([min(image['height'], image['width']) < smallest for image in content['images']], dtype=bool)
     unused = unused | missing[objects.images] | (small[objects.images] & checked.trained)
-    checked.with_objects = {content['images'][i]['id'] for i in np.unique(objects.images[~unused]).tolist()}
+    counts = np.bincount(objects.images[~unused], minlength=len(missing))
+    checked.with_objects = {content['images'][i]['id'] for i in np.flatnonzero(counts).tolist()}
     if checked.evaluated:
-        amounts = np.bincount(objects.images[~unused], minlength=len(missing))
-        crowded = np.flatnonzero(amounts > DETECTIONS)
+        crowded = np.flatnonzero(counts > DETECTIONS)
         checked.tell(NOTE, f'images of more than {DETECTIONS} objects', [content['images'][i]['file_name'] for i in crowded],
                      f'COCO\'s metrics take {DETECTIONS} predictions of an image, so that even perfect ones miss some',
-                     images=crowded[np.argsort(-amounts[crowded], kind='stable')])
+                     images=crowded[np.argsort(-counts[crowded], kind='stable')])
     in_file = objects.by_class(checked.split.content, np.ones_like(unused))
     names = {category['id']: category['name'] for category in content['categories']}
     for position in np.union1d(*objects.unlisted.values()).tolist():
-        in_file[names.get(content['annotations'][position].category_id, 'not listed')] += 1
+        in_file[names.get(content['annotations'].category_ids[position], 'not listed')] += 1
     used = objects.by_class(checked.split.content, ~unused)
     checked.instances = used
     lost = {name: count - used[name] for name, count in in_file.items() if count > used[name]}
@@ -355,17 +355,20 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     return unused
 
 
-def _twice(values) -> list:
+def _twice(values: Iterable) -> list:
+    values = list(values)
+    if len(set(values)) == len(values):
+        return []
     return [value for value, count in collections.Counter(values).items() if count > 1]
 
 
 def _summary(split: CocoSplit, objects: Objects) -> str:
-    images, annotations, boxes = (split.content[part] for part in ('images', 'annotations', 'boxes'))
-    empty = len(images) - len(np.unique(objects.images))
-    ends = [choose(images, key=lambda image: image['height'] * image['width']) for choose in (min, max)]
+    images, annotations = split.content['images'], split.content['annotations']
+    empty = len(images) - np.count_nonzero(np.bincount(objects.images))
+    pixels = np.array([image['height'] * image['width'] for image in images])
+    ends = [images[i] for i in (pixels.argmin(), pixels.argmax())]
     sizes = ' to '.join(dict.fromkeys(f'{image["width"]}×{image["height"]}' for image in ends))
-    areas = np.array([a.area or 0 for a in annotations], dtype=float)
-    areas = np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3])
+    areas = np.where(annotations.areas > 0, annotations.areas, annotations.boxes[:, 2] * annotations.boxes[:, 3])
     small, large = (areas < SMALL ** 2).mean(), (areas > LARGE ** 2).mean()
     return (f'{len(images)} images of {sizes}, {empty} of them empty; {len(annotations)} instances, '
             f'{small:.0%} small, {1 - small - large:.0%} medium, {large:.0%} large; '

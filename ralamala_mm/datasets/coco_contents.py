@@ -45,14 +45,15 @@ def _examples(checked: 'CheckedSplit', problem: Problem, index_of: dict[int, int
     """An example for each of the first images that a problem has."""
     yield from (Example(problem, image) for image in problem.images[:_EXAMPLES])
     content, marked = checked.split.content, {}
+    annotations = content['annotations']
     names = {category['id']: category['name'] for category in content['categories']}
     for position in problem.annotations:
-        annotation = content['annotations'][position]
-        image = index_of.get(annotation.image_id)
+        category = annotations.category_ids[position]
+        image = index_of.get(annotations.image_ids[position])
         if image is None or (image not in marked and len(marked) == _EXAMPLES):
             continue
         if len(marked.setdefault(image, [])) < _MARKED:
-            label = names.get(annotation.category_id, f'category {annotation.category_id}, not listed')
-            marked[image].append(MarkedObject(annotation.name(position), label, tuple(content['boxes'][position].tolist()),
-                                              annotation.decoded_segmentation()))
+            label = names.get(category, f'category {category}, not listed')
+            marked[image].append(MarkedObject(annotations.name(position), label, tuple(annotations.boxes[position].tolist()),
+                                              annotations.segmentation(position)))
     yield from (Example(problem, image, tuple(objects)) for image, objects in marked.items())

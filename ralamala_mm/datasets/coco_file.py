@@ -1,14 +1,16 @@
-"""COCO annotation files read into entries with types; segmentations stay text until they are needed, so that a million fit."""
+"""COCO annotation files read: images and categories as they are, annotations as columns; what is wrong is said."""
 
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
+
+from .coco_annotations import Annotations, Id
 
 # What bears the name of an annotation file by mistake, by its first bytes.
 _OTHER_FILES = {
@@ -23,39 +25,21 @@ _REQUIRED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('im
 _FARTHEST = 1e9  # pixels, or square pixels
 NO_ANNOTATIONS = 'has no list "annotations", which the COCO format asks for'
 
-Id = int | str | float
 
+class _Image(Struct, gc=False):
+    """What every image has to have; the others of its keys are kept."""
 
-class Annotation(Struct, gc=False):
-    """One object. Ids are those of the file until `normalize_ids` made numbers of them; what is None was null or left out."""
-
-    image_id: Id | None
-    category_id: Id | None
-    bbox: tuple[float, float, float, float] | None  # None once it is in the array of all boxes
-    id: Id | None = None
-    area: float | None = None  # square pixels
-    iscrowd: float | bool | None = None
-    ignore: float | bool | None = None
-    segmentation: Raw = Raw()
-    score: float | None = None
-    attributes: Any = None
-
-    def decoded_segmentation(self) -> object:
-        """The segmentation: a list of polygons, run lengths, or None; a text if it has numbers that are none."""
-        try:
-            return msgspec.json.decode(self.segmentation) if self.segmentation else None
-        except msgspec.DecodeError:
-            return 'unreadable'
-
-    def name(self, position: int) -> str:
-        """How messages call it."""
-        return f'annotation {self.id if self.id is not None else f"number {position}"}'
+    id: Id
+    height: Annotated[float, Meta(gt=0, lt=_FARTHEST)]
+    width: Annotated[float, Meta(gt=0, lt=_FARTHEST)]
+    file_name: str = ''
+    coco_url: str = ''
 
 
 class _File(Struct):
-    images: list[dict]
+    images: Raw
     categories: list[dict]
-    annotations: list[Annotation]
+    annotations: list[Raw]
 
 
 def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
@@ -67,8 +51,7 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
 
     Returns:
         a dict with `images` and `categories` as they are (but those of LVIS, which have a `coco_url` for a `file_name`, get one),
-        `annotations`, a list of N `Annotation`, and their `boxes`, float64 `[N, 4]`: x, y, width, height in pixels; the rest is
-        left out.
+        and `annotations` as `Annotations`; the rest is left out.
     """
     try:
         text = path.read_bytes()
@@ -79,26 +62,31 @@ def read_coco(path: Path, fast: bool = True) -> tuple[dict, str | None]:
     if not fast:
         return _read_slowly(text)
     try:
-        found = msgspec.json.decode(text, type=_File)
-        content = dict(images=found.images, categories=found.categories, annotations=found.annotations)
-        _name_images(found.images)
-        if not _entries_problem(content) and all(a.bbox is not None for a in found.annotations):
-            boxes = _take_boxes(found.annotations)
-            marks = {a.iscrowd for a in found.annotations} | {a.ignore for a in found.annotations}
-            areas = [a.area or 0 for a in found.annotations]
-            if marks <= {None, 0, 1} and max(np.abs(boxes).max(), max(areas), -min(areas)) < _FARTHEST:
-                return content | dict(boxes=boxes), None
+        return _read_fast(text), None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         logging.getLogger(__name__).debug('%s is read by Python, which says what is wrong or reads it: %s', path, error)
     return _read_slowly(text)
 
 
-def _take_boxes(annotations: Sequence[Annotation]) -> np.ndarray:
-    """All boxes as one array, which takes a fifth of the memory."""
-    boxes = np.array([annotation.bbox for annotation in annotations], dtype=float).reshape(-1, 4)
-    for annotation in annotations:
-        annotation.bbox = None
-    return boxes
+def _read_fast(text: bytes) -> dict:
+    """What a file without any peculiarity holds.
+
+    Raises:
+        msgspec.DecodeError, ValueError: it has one.
+    """
+    found = msgspec.json.decode(text, type=_File)
+    if not all(_is_id(image.id) and (image.file_name or image.coco_url)
+               for image in msgspec.json.decode(found.images, type=list[_Image])):
+        raise ValueError('ids or names of images')
+    content = dict(images=msgspec.json.decode(found.images, type=list[dict]), categories=found.categories,
+                   annotations=found.annotations)
+    _name_images(content['images'])
+    if problem := _entries_problem(content, ('categories',)):
+        raise ValueError(problem)
+    annotations = Annotations.read(found.annotations)
+    if max(np.abs(annotations.boxes).max(), np.nanmax(np.abs(annotations.areas), initial=0)) >= _FARTHEST:
+        raise ValueError('a box or an area too large')
+    return content | dict(annotations=annotations)
 
 
 def _read_slowly(text: bytes) -> tuple[dict, str | None]:
@@ -114,13 +102,7 @@ def _read_slowly(text: bytes) -> tuple[dict, str | None]:
         return {}, f'is not valid JSON ({error})'
     if problem := _structure_problem(content):
         return content if isinstance(content, dict) else {}, problem
-    entries = [Annotation(**{key: value for key, value in annotation.items() if key in Annotation.__struct_fields__})
-               for annotation in content['annotations']]
-    boxes = _take_boxes(entries)
-    for entry in entries:
-        entry.score = entry.score if isinstance(entry.score, int | float) else None
-        entry.segmentation = Raw(msgspec.json.encode(entry.segmentation)) if entry.segmentation else Raw()
-    return {part: content[part] for part in _PARTS} | dict(annotations=entries, boxes=boxes), None
+    return {part: content[part] for part in _PARTS} | dict(annotations=Annotations.of_dicts(content['annotations'])), None
 
 
 def _structure_problem(content: object) -> str | None:
@@ -142,18 +124,16 @@ def _name_images(images: Sequence[object]) -> None:
             image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
 
 
-def _entries_problem(content: dict) -> str | None:
-    """What is wrong with lists, images and categories; of annotations that are dicts only whether keys are missing."""
+def _entries_problem(content: dict, parts: Sequence[str] = tuple(_REQUIRED)) -> str | None:
+    """What is wrong with lists, and with the entries of some parts; of annotations only whether keys are missing."""
     for part in ('images', 'categories'):
         if not content[part]:
             return f'lists no {part}'
     if not content['annotations']:
         return 'has no instances: its list "annotations" is empty'
-    for part, keys in _REQUIRED.items():
+    for part in parts:
         for position, entry in enumerate(content[part]):
-            if isinstance(entry, Annotation):
-                break
-            lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            lacking = [key for key in _REQUIRED[part] if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 return f'has an entry without "{lacking[0]}" in "{part}" (number {position})'
             if part in _ENTRY_PROBLEMS and (problem := _ENTRY_PROBLEMS[part](entry)):

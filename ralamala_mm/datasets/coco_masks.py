@@ -1,24 +1,48 @@
 """Whether COCO segmentations can be read, evaluated, and lie in their boxes."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import msgspec
 import numpy as np
+from msgspec import Meta, Raw, Struct
 
 from .coco import CheckedSplit
 from .coco_objects import TOO_MANY, Objects, corners, overlaps
 from .report import CORRECTED, ERROR, NOTE
 from .segmentations import (
+    FARTHEST,
     cannot_be_evaluated,
     enclosing_box,
     has_strays,
     is_degenerate,
     is_empty,
-    is_polygon,
     segmentation_problem,
 )
 
 _ENCLOSED = 20_000  # simple polygons that are compared with their boxes; the others are read, and no more
 _SAME_BOX = 0.5  # IoU from which a mask belongs to its box, where tools round and people draw boxes by hand
 _ROUNDING = 2.0  # pixels by which tools let boxes and masks differ, however small they are
+
+
+class _Simple(Struct, gc=False):
+    """One polygon of at least three points that pycocotools can draw, if the count is even."""
+
+    segmentation: Annotated[
+        list[Annotated[list[Annotated[float, Meta(ge=-FARTHEST, le=FARTHEST)]], Meta(min_length=6)]],
+        Meta(min_length=1, max_length=1)]
+
+
+def _are_simple(texts: Sequence[Raw]) -> np.ndarray:
+    """Whether the segmentation is a `_Simple` one, of each of N annotations, `[N]`; decoded by msgspec, as these are many."""
+    decode = msgspec.json.Decoder(_Simple).decode
+    are_simple = []
+    for text in texts:
+        try:
+            are_simple.append(not len(decode(text).segmentation[0]) % 2)
+        except msgspec.DecodeError:  # run lengths, several polygons, nothing, or what is no segmentation
+            are_simple.append(False)
+    return np.array(are_simple, dtype=bool)
 
 
 def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.ndarray) -> np.ndarray:
@@ -29,15 +53,11 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     degenerate = np.zeros(len(objects.positions), dtype=bool)
     covered = np.full((len(objects.positions), 4), np.nan)
     step = 1 + len(objects.positions) // _ENCLOSED
-    decode = msgspec.json.Decoder(list[list[float]]).decode
-    for row, (position, is_boxless) in enumerate(zip(objects.positions.tolist(), boxless.tolist(), strict=True)):
-        try:
-            segmentation = decode(annotations[position].segmentation)
-            is_simple = len(segmentation) == 1 and is_polygon(*segmentation)
-        except msgspec.DecodeError:  # run lengths, nothing, or what is no segmentation
-            segmentation, is_simple = annotations[position].decoded_segmentation(), False
-        if is_simple and row % step:  # nearly all, of a large file
-            continue
+    left = ~_are_simple(annotations.texts)[objects.positions]
+    left[::step] = True
+    for row in np.flatnonzero(left).tolist():  # a few, of a large file
+        position, is_boxless = int(objects.positions[row]), boxless[row]
+        segmentation = annotations.segmentation(position)
         image = content['images'][objects.images[row]]
         if not segmentation:
             lacking.append(position)
@@ -62,7 +82,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     if not checked.evaluated:
         checked.tell(NOTE, points, without_points, 'training leaves them out', **degenerate_at)
         return degenerate
-    stops = any(cannot_be_evaluated(annotations[i].decoded_segmentation()) for i in strays)
+    stops = any(cannot_be_evaluated(annotations.segmentation(i)) for i in strays)
     checked.needs_copy |= checked.tell(CORRECTED, points, without_points, correcting='left out', needed=True,
                                        **degenerate_at)
     checked.needs_copy |= checked.tell(CORRECTED, parts, checked.named(strays), correcting='these parts are left out',
@@ -110,7 +130,7 @@ def _by_rows(checked: CheckedSplit, objects: Objects, rows: np.ndarray) -> np.nd
     boxes = np.full((len(rows), 4), np.nan)
     for i, row in enumerate(rows):
         image = content['images'][objects.images[row]]
-        segmentation = content['annotations'][objects.positions[row]].decoded_segmentation()
+        segmentation = content['annotations'].segmentation(objects.positions[row])
         if isinstance(segmentation, dict):
             boxes[i] = enclosing_box(segmentation, image['height'], image['width'], by_rows=True)
     return boxes

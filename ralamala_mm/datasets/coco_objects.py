@@ -1,10 +1,13 @@
 """The objects of a COCO file as arrays, by which they are checked."""
 
 import collections
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from .coco_annotations import id_column
 
 TOO_MANY = 0.2  # share of objects or images with the same defect, beyond which the file means something else
 
@@ -24,18 +27,14 @@ class Objects:
 
     @classmethod
     def of(cls, content: dict) -> 'Objects':
-        images = {image['id']: i for i, image in enumerate(content['images'])}
-        categories = {category['id']: i for i, category in enumerate(content['categories'])}
         annotations = content['annotations']
-        image = np.array([images.get(a.image_id, -1) for a in annotations], dtype=np.int64)
-        category = np.array([categories.get(a.category_id, -1) for a in annotations], dtype=np.int64)
+        image, category = (_rows(references, content[part]) for part, references in (
+            ('images', annotations.image_ids), ('categories', annotations.category_ids)))
         known = np.flatnonzero((image >= 0) & (category >= 0))
-        boxes = content['boxes'][known]
         unlisted = dict(images=np.flatnonzero(image < 0), categories=np.flatnonzero(category < 0))
-        crowd, ignore = (np.array([bool(getattr(a, key)) for a in annotations], dtype=bool)[known]
-                         for key in ('iscrowd', 'ignore'))
         sizes = np.array([(entry['width'], entry['height']) for entry in content['images']], dtype=float).reshape(-1, 2)
-        return cls(known, image[known], category[known], boxes, sizes[image[known]], crowd, ignore, unlisted)
+        return cls(known, image[known], category[known], annotations.boxes[known], sizes[image[known]],
+                   annotations.crowd[known] > 0, annotations.ignore[known] > 0, unlisted)
 
     def by_class(self, content: dict, mask: np.ndarray) -> collections.Counter:
         """How many of those in a mask there are by class name."""
@@ -45,6 +44,17 @@ class Objects:
         for category, count in zip(categories, counts, strict=True):
             by_class[category['name']] += count
         return +by_class
+
+
+def _rows(references: np.ndarray, entries: Sequence[dict]) -> np.ndarray:
+    """Where the entries with these ids are, int64 `[N]`; -1 where there is none."""
+    ids = id_column([entry['id'] for entry in entries])
+    if object in (ids.dtype, references.dtype):
+        rows = {given: i for i, given in enumerate(ids.tolist())}
+        return np.array([rows.get(reference, -1) for reference in references.tolist()], dtype=np.int64)
+    order = np.argsort(ids, kind='stable')
+    rows = order[np.searchsorted(ids[order], references, side='right') - 1]  # the last one of those with the same id
+    return np.where(ids[rows] == references, rows, -1)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

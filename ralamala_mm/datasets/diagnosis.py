@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from ralamala_mm.errors import UserError
@@ -44,10 +45,10 @@ def coco_problem(path: Path) -> str | None:
     content, problem = read_coco(path, fast=False)
     if problem:
         return problem
-    for position, annotation in enumerate(content['annotations']):
-        if lacking := [key for key in ('id', 'area') if getattr(annotation, key) is None]:
-            return f'has an entry without "{lacking[0]}" in "annotations" (number {position})'
-    ids = [annotation.id for annotation in content['annotations']]
+    ids = content['annotations'].ids.tolist()
+    for position, (given, lacks_area) in enumerate(zip(ids, np.isnan(content['annotations'].areas).tolist(), strict=True)):
+        if given is None or lacks_area:
+            return f'has an entry without "{"id" if given is None else "area"}" in "annotations" (number {position})'
     if len(set(ids)) != len(ids):
         return 'uses an annotation id twice'
     return None

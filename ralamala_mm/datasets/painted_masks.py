@@ -17,7 +17,7 @@ from ralamala_mm.files import atomic_write
 
 from .class_names import IGNORED
 from .coco import CocoSplit
-from .coco_file import Annotation
+from .coco_annotations import Annotations
 from .coco_objects import TOO_MANY
 from .mask_folders import MaskSplit
 from .progress import with_progress
@@ -81,9 +81,10 @@ def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: i
                  show_progress: bool) -> tuple[MaskSplit, list[Problem]]:
     names = {category['id']: category['name'] for category in split.content['categories']}
     values = {number: classes.index(name) for number, name in names.items() if name in classes}
-    by_image: dict[int, list[tuple[Annotation, np.ndarray]]] = collections.defaultdict(list)
-    for annotation, box in zip(split.content['annotations'], split.content['boxes'], strict=True):
-        by_image[annotation.image_id].append((annotation, box))
+    annotations = split.content['annotations']
+    by_image: dict[int, list[int]] = collections.defaultdict(list)
+    for position, image in enumerate(annotations.image_ids.tolist()):
+        by_image[image].append(position)
     files = {image['id']: os.path.relpath(split.image_dir / split.present[image['file_name']], split.root)
              for image in split.content['images'] if image['file_name'] in split.present}
     images = [image for image in split.content['images'] if image['id'] in files]
@@ -91,7 +92,7 @@ def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: i
 
     def paint(image: dict) -> tuple[list[str], list[str]]:
         size = (int(image['height']), int(image['width']))
-        mask, boxes, bad = _painted(by_image[image['id']], size, values, fill)
+        mask, boxes, bad = _painted(annotations, by_image[image['id']], size, values, fill)
         target = folder / f'{files[image["id"]]}.png'
         if not bad and not target.is_file():
             atomic_write(target, lambda path: Image.fromarray(mask).save(path, format='PNG'))
@@ -112,23 +113,23 @@ def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: i
     return PaintedSplit(split.name, split.root, folder, tuple(files.values())), problems
 
 
-def _painted(instances: Sequence[tuple[Annotation, np.ndarray]], size: tuple[int, int], values: Mapping[int, int],
+def _painted(annotations: Annotations, positions: Sequence[int], size: tuple[int, int], values: Mapping[int, int],
              fill: int) -> tuple[np.ndarray, list[str], list[str]]:
     """A mask `[H, W]` uint8, the objects that have a box alone, and those that cannot be read."""
     mask = np.full(size, fill, np.uint8)
     outlines, boxes, bad = [], [], []
-    for i, (annotation, box) in enumerate(instances):
-        outline = annotation.decoded_segmentation()
-        if annotation.category_id not in values:
+    for position in positions:
+        outline, value = annotations.segmentation(position), values.get(annotations.category_ids[position])
+        if value is None:
             continue
         if not outline:
-            boxes.append(annotation.name(i))
-            x, y, width, height = box
+            boxes.append(annotations.name(position))
+            x, y, width, height = annotations.boxes[position]
             mask[max(0, int(y)):max(0, int(np.ceil(y + height))), max(0, int(x)):max(0, int(np.ceil(x + width)))] = IGNORED
         elif why := segmentation_problem(outline, *size):
-            bad.append(f'{annotation.name(i)} {why}')
+            bad.append(f'{annotations.name(position)} {why}')
         elif encoded := _encoded(outline, size):
-            outlines.append((int(masks.area(encoded)), i, encoded, values[annotation.category_id]))
+            outlines.append((int(masks.area(encoded)), position, encoded, value))
     for _, _, encoded, value in sorted(outlines, key=lambda outline: (-outline[0], outline[1])):
         mask[masks.decode(encoded).astype(bool)] = value
     return mask, boxes, bad

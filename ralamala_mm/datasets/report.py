@@ -128,6 +128,8 @@ class Report:
         classes: names with the number of instances, or the share of pixels, in the training split.
         problems: in any order.
         contents: what each split holds, as far as it could be read.
+        reaches_outside: whether files that lie elsewhere than in the folder were inspected.
+        read_from: says where an earlier inspection's report was read; empty for a new one.
     """
 
     root: str
@@ -136,6 +138,8 @@ class Report:
     classes: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     contents: list['Contents'] = field(default_factory=list)
+    reaches_outside: bool = False
+    read_from: str = ''
 
     @property
     def errors(self) -> list[Problem]:
@@ -153,11 +157,11 @@ class Report:
         if named:
             lines += _wrap(f'  {len(self.classes)} classes: ', named)
         if not self.problems:
-            return [*lines, '  no problems found']
+            lines.append('  no problems found')
         for level in _ORDER:
             lines += [f'  {level:<9} {problem.split}: {problem.with_remedy()}'
                       for problem in self.problems if problem.level == level]
-        return lines
+        return [*lines, f'  {self.read_from}'] if self.read_from else lines
 
 
 def _wrap(start: str, items: Sequence[str], width: int = 120) -> list[str]:

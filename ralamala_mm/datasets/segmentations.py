@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as masks
 
-_FARTHEST = 1e6  # pixels; pycocotools draws every point of a polygon, in 32-bit integers
+FARTHEST = 1e6  # pixels; pycocotools draws every point of a polygon, in 32-bit integers
 
 
 def segmentation_problem(segmentation: object, height: int, width: int) -> str | None:
@@ -56,11 +56,6 @@ def valid_polygons(segmentation: list) -> list:
     return [polygon for polygon in segmentation if _has_points(polygon)]
 
 
-def is_polygon(points: Sequence[float]) -> bool:
-    """Whether numbers x, y, x, y, … are at least three points that pycocotools can draw."""
-    return len(points) >= 6 and not len(points) % 2 and max(points) <= _FARTHEST and min(points) >= -_FARTHEST
-
-
 def _has_points(polygon: Sequence) -> bool:
     return len(polygon) >= 6 and len(polygon) % 2 == 0
 
@@ -74,7 +69,7 @@ def _polygon_problem(polygons: list) -> str | None:
         try:
             if not math.isfinite(sum(polygon)):
                 return 'has a polygon with values that are no finite numbers'
-            if polygon and (max(polygon) > _FARTHEST or min(polygon) < -_FARTHEST):
+            if polygon and (max(polygon) > FARTHEST or min(polygon) < -FARTHEST):
                 return 'has a polygon that lies far beyond its image'
         except (TypeError, OverflowError):
             return 'has a polygon with values that are no numbers'

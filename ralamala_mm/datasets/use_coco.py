@@ -55,6 +55,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     evaluated = [chosen[mode] for mode in ('val', 'test') if mode in chosen]
     checked = {split.name: check_split(split, wants_masks(config), split in evaluated, smallest_trained(config), crowds=crowds,
                                        trained=split is training) for split in inspected}
+    report.reaches_outside = any(split.reaches_outside for split in inspected)
     for split in checked.values():
         report.splits.append((split.split.name, split.summary))
         report.contents.append(split.contents)

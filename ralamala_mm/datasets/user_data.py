@@ -10,6 +10,7 @@ from ralamala_mm.errors import UserError
 
 from .coco import find_coco
 from .config import check_paths, datasets_of, is_segmentation, set_data_root
+from .inspection_cache import inspect_once
 from .mask_layouts import find_masks
 from .recognize import recognize
 from .report import Report
@@ -52,8 +53,12 @@ def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
 
 
 def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = True,
-                 weights_classes: Sequence[str] | None = None, crowds: str | None = None) -> Report | None:
-    """Inspects the folder and, if the report has no errors, points the config at it: `use_data` without its error."""
+                 weights_classes: Sequence[str] | None = None, crowds: str | None = None, anew: bool = False) -> Report | None:
+    """Inspects the folder and, if the report has no errors, points the config at it: `use_data` without its error.
+
+    Args:
+        anew: inspect data that have not changed too, for the report's `contents`, which are not kept.
+    """
     folder = Path(root)
     if folder.is_file():
         raise UserError(f'--data {root} is a file: give the folder of the images and annotations, an archive unpacked')
@@ -65,10 +70,13 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
         return None
     if len(datasets) > len(modes):
         raise UserError('--data names one data set, and this config joins several: set their paths with --cfg-options instead')
-    if segments:
-        report = use_mask_folder(config, folder, modes, weights_classes, show)
-    else:
-        report = use_coco_folder(config, folder, modes, weights_classes, crowds)
+
+    def inspect() -> Report | None:
+        if segments:
+            return use_mask_folder(config, folder, modes, weights_classes, show)
+        return use_coco_folder(config, folder, modes, weights_classes, crowds)
+
+    report = inspect_once(config, folder, (root, modes, weights_classes, crowds), inspect, anew)
     if report is None:
         _use_as_it_is(config, folder, modes, segments)
         return None

@@ -3,6 +3,7 @@
 import itertools
 import json
 import multiprocessing
+import os
 import signal
 import warnings
 from collections import Counter, defaultdict
@@ -174,13 +175,15 @@ class DataReport:
     """What was found; `complete` is False if something kept the rest from being inspected, which `notes` then tell."""
 
     config: str
-    images: Counter = field(default_factory=Counter)  # by split
+    images: dict[str, int] = field(default_factory=Counter)  # by split
     faults: list[Fault] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)  # split, text
     problems: list[tuple[Problem, bool]] = field(default_factory=list)  # of which faults and notes tell; whether corrected
     contents: list[Contents] = field(default_factory=list)
     complete: bool = True
     notes_are_printed: bool = False  # by the look at a folder
+    reaches_outside: bool = False  # whether files were read that lie elsewhere than in the folders that the config names
+    read_from: str = ''  # says where an earlier inspection's result was read
 
     @property
     def bad_files(self) -> int:
@@ -231,6 +234,8 @@ class DataReport:
             lines += [f'  note   {split}: {text}' for split, text in self.notes[:_NOTED]]
         if not self.complete:
             lines.append('  not everything was inspected')
+        if self.read_from:
+            lines.append(f'  {self.read_from}')
         return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
 
 
@@ -245,6 +250,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
     """
     report = DataReport(config.filename or 'the config')
     if own:
+        report.reaches_outside = own.reaches_outside
         report.notes_are_printed = True
         report.contents = own.contents
         report.add_problems(own.problems, own.root, is_corrected=True)
@@ -313,7 +319,26 @@ def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int,
     report.images[split] += len(built)
     if not _is_coco(config, dataset) and (problem := names_problem(built)):  # of COCO's, it is told with the annotations
         report.faults.append(Fault(split, str(built.ann_file), 'names', f'{built.ann_file} has {problem}'))
+    report.reaches_outside |= _reaches_outside(built, data_folders(config, [split]))
     return scan(split, built, _readers(dataset), workers, report.faults.append)
+
+
+def data_folders(config: Config, splits: Sequence[str]) -> list[str]:
+    """The folders and files that a config's data sets name."""
+    named = []
+    for _, dataset in datasets_of(config, splits):
+        root = dataset.get('data_root') or ''
+        parts = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+        named += [root, *(os.path.join(root, part) for part in parts if part)]
+    return [path for path in dict.fromkeys(named) if path]
+
+
+def _reaches_outside(dataset: BaseDataset, folders: Sequence[str]) -> bool:
+    """Whether a sample has files elsewhere than in some folders."""
+    within = tuple(os.path.abspath(folder) + os.sep for folder in folders)
+    samples = map(dataset.get_data_info, range(len(dataset)))
+    return any(not os.path.abspath(path).startswith(within)
+               for sample in samples for path in (sample.get('img_path'), sample.get('seg_map_path')) if path)
 
 
 def _readers(dataset: ConfigDict) -> list[dict]:

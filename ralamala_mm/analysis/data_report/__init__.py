@@ -4,16 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ralamala_mm.analysis.charts import Chart
-from ralamala_mm.analysis.pages import Table, write_html
+from ralamala_mm.analysis.pages import Table, html_of
 from ralamala_mm.datasets.validation import DataReport
-from ralamala_mm.errors import UserError
 
 from .cases import Card, worst_cases
 from .findings import Finding, find_all
 from .sections import Classes, all_charts, classes_tables, splits_table, together_tables
 from .statistics import is_coco, statistics_of
 
-__all__ = ['write_data_page']
+__all__ = ['data_page']
 
 
 @dataclass
@@ -37,21 +36,14 @@ class Page:
     segments: bool = False
 
 
-def write_data_page(path: Path, report: DataReport, root: str) -> None:
-    """Writes the page, atomically.
+def data_page(report: DataReport, root: str) -> str:
+    """The page as HTML.
 
     Args:
-        path: the file, `.html`.
         report: what was found.
         root: where the data is, as the user named it.
-
-    Raises:
-        UserError: the page cannot be written.
     """
-    try:
-        write_html(path, 'data.html.j2', page=_make_page(report, root))
-    except OSError as error:
-        raise UserError(f'the page cannot be written to {path} ({error.strerror}): --out names another file') from error
+    return html_of('data.html.j2', page=_make_page(report, root))
 
 
 def _make_page(report: DataReport, root: str) -> Page:

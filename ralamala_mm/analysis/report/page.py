@@ -8,7 +8,8 @@ import numpy as np
 
 from ralamala_mm.analysis.charts import Chart, Line, bar_chart, line_chart
 from ralamala_mm.analysis.detections import KINDS, RECALLS, ErrorBreakdown
-from ralamala_mm.analysis.pages import Table, write_html
+from ralamala_mm.analysis.pages import Table, html_of
+from ralamala_mm.files import atomic_write
 
 from . import tables
 from .config_differences import Difference, differences, differences_from_base, find_config, flatten
@@ -58,7 +59,8 @@ def write_page(path: Path, runs: Sequence[Run], results: Results, notices: Seque
         base: the config file that the run's config is compared with; found by its name if None.
     """
     page = _make_page(list(runs), list(results), list(notices), base)
-    write_html(path, 'training.html.j2', page=page, compares=len(runs) > 1, confident=CONFIDENT, overlap=OVERLAP)
+    html = html_of('training.html.j2', page=page, compares=len(runs) > 1, confident=CONFIDENT, overlap=OVERLAP)
+    atomic_write(path, lambda file: file.write_text(html, encoding='utf-8'))
     return page.notices
 
 

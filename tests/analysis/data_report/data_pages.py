@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ralamala_mm.analysis.data_report import write_data_page
+from ralamala_mm.analysis.data_report import data_page
 from ralamala_mm.datasets import use_checked_loading
 from ralamala_mm.datasets.user_data import inspect_data
 from ralamala_mm.datasets.validation import DataReport, check_config_data
@@ -31,7 +31,7 @@ def check(name: str, root: Path, folder: Path, by_data: bool = True) -> tuple[Pa
     use_checked_loading(config)
     report = check_config_data(config, SPLITS, 1, own)
     page = folder / 'data_report.html'
-    write_data_page(page, report, str(root))
+    page.write_text(data_page(report, str(root)), encoding='utf-8')
     return page, report
 
 
