@@ -13,7 +13,7 @@ _EXPORT = 'export COCO JSON from the tool that wrote it, or convert it'
 _JSON_KINDS = (  # keys of the object in a file, and what it then is
     ({'dm_format_version'}, 'datumaro\'s own annotations'),
     ({'segments_info'}, 'COCO panoptic annotations, which have segments and no instances'),
-    ({'annotation', 'image'}, 'Segment Anything\'s annotations, which have masks without classes'),
+    ({'annotations', 'image'}, 'Segment Anything\'s annotations, which have masks without classes'),
     ({'completions'}, 'Label Studio\'s JSON'),
 )
 _LABEL_STUDIO = ({'data', 'annotations'}, {'image', 'id', 'label'}, {'image', 'annotator'})  # keys of its tasks

@@ -20,9 +20,11 @@ from .use_masks import use_mask_folder
 # The settings of a data set that say which data it reads.
 _WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label',
                    'metainfo')
+_OTHERS = 'YOLO, Pascal VOC, labelme, CVAT, Open Images, CreateML, Supervisely or VGG Image Annotator'
 _COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
-         'annotations/instances_default.json')
-_MASKS = 'images with masks such as images/train with masks/train, train/images with train/masks, or images with masks'
+         f'annotations/instances_default.json, and those of {_OTHERS}')
+_MASKS = ('images with masks such as images/train with masks/train, train/images with train/masks, or images with masks, and '
+          f'outlines of COCO, {_OTHERS}')
 
 
 def use_data(config: Config, root: str, modes: Sequence[str], show: bool = True,

@@ -15,7 +15,7 @@ from pycocotools import mask as masks
 from ralamala_mm.datasets.coco import CocoSplit
 from ralamala_mm.datasets.images import image_size
 from ralamala_mm.datasets.progress import with_progress
-from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem
+from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem, some
 from ralamala_mm.datasets.segmentations import segmentation_problem, valid_polygons
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
@@ -119,7 +119,11 @@ def _read_record(path: Path) -> _Record | None:
 
 def _contents(found: Found, splits: Mapping[str, list], listing: Listing, for_detector: bool,
               show_progress: bool) -> tuple[dict[str, dict], list[Problem]]:
-    """What is to be written for each split, and what was noted."""
+    """What is to be written for each split, and what was noted.
+
+    Raises:
+        UserError: a detector has nothing to learn.
+    """
     left_out = found.stuff if for_detector else frozenset()
     problems = _problems('all', found.remarks)
     images: dict[str, list[LabeledImage]] = {}
@@ -132,6 +136,9 @@ def _contents(found: Found, splits: Mapping[str, list], listing: Listing, for_de
     _drop_rectangles(images, problems)
     named = {instance.name for many in images.values() for image in many for instance in image.instances}
     listed = [name for name in found.classes or () if name not in left_out]
+    if left_out and not listed:
+        raise UserError(f'{listing.root} is in {found.layout}, and has classes of stuff alone, {some(sorted(left_out))}, which '
+                        'have no instances: take a config of a segmentor (semanticfpn_*, upernet_*)')
     numbers = {name: i for i, name in enumerate([*listed, *sorted(named - set(listed))], 1)}
     return {split: _content(many, numbers, listing) for split, many in images.items()}, problems
 
