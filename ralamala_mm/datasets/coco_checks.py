@@ -9,6 +9,7 @@ does, such as polygons of y and x, is an error.
 import codecs
 import collections
 import os
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -65,7 +66,7 @@ def _check_images(checked: CheckedSplit, smallest: int) -> None:
     images, present = checked.split.content['images'], checked.split.present
     checked.tell(ERROR, 'image ids used twice', _twice(image['id'] for image in images))
     checked.renamed = {name: file for name, file in present.items() if name != file}
-    written = [name for name in checked.renamed if '\\' in name or not name.isascii()]
+    written = [name for name, file in checked.renamed.items() if '\\' in name or _plain_form(name) == _plain_form(file)]
     others = [f'{name} is {file}' for name, file in checked.renamed.items() if name not in written]
     checked.needs_copy |= checked.tell(CORRECTED, 'file names written as on Windows, or in another Unicode form than the file\'s',
                                        written, 'the files were found')
@@ -353,6 +354,10 @@ def _check_use(checked: CheckedSplit, objects: Objects, unused: np.ndarray, smal
     if checked.trained:
         checked.tell(NOTE, 'classes without an instance', [name for name in checked.split.category_names if not used[name]])
     return unused
+
+
+def _plain_form(name: str) -> str:
+    return unicodedata.normalize('NFC', name)
 
 
 def _twice(values: Iterable) -> list:

@@ -17,6 +17,7 @@ from .segmentations import (
     has_strays,
     is_degenerate,
     is_empty,
+    is_rectangle,
     segmentation_problem,
 )
 
@@ -49,7 +50,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     """Masks that are missing, cannot be read, or lie elsewhere than their boxes; returns which objects are not used."""
     content = checked.split.content
     annotations = content['annotations']
-    lacking, unreadable, unreadable_at, strays = [], [], [], []
+    lacking, unreadable, unreadable_at, strays, rectangles = [], [], [], [], []
     degenerate = np.zeros(len(objects.positions), dtype=bool)
     covered = np.full((len(objects.positions), 4), np.nan)
     step = 1 + len(objects.positions) // _ENCLOSED
@@ -71,8 +72,13 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
                 covered[row] = enclosing_box(segmentation, image['height'], image['width'])
             if has_strays(segmentation):
                 strays.append(position)
+            if is_rectangle(segmentation):
+                rectangles.append(position)
     checked.tell(ERROR, 'annotations with a box but no mask', checked.named(lacking),
                  'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)', annotations=lacking)
+    what = 'masks that are rectangles along the axes' + (f', of {len(covered[::step])} inspected' if step > 1 else '')
+    checked.tell(NOTE, what, checked.named(rectangles), 'learnt as drawn; some tools write a box so where the outline was another',
+                 annotations=rectangles)
     checked.tell(ERROR, 'segmentations that cannot be read', unreadable, annotations=unreadable_at)
     _check_masks_in_boxes(checked, objects, covered)
     without_points = checked.named(objects.positions[degenerate])

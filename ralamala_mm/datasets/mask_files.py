@@ -2,8 +2,6 @@
 
 import collections
 import os
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from .config import Color
 from .images import image_size
 from .mask_folders import MaskSplit
 from .mask_merging import HALF, extreme_share
+from .progress import with_progress
 
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
@@ -120,14 +119,9 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     elif split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(listed - paired)
-    started = reported = time.monotonic()
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda stem: read_mask(split, stem), present)
-        for i, (stem, mask) in enumerate(zip(present, masks, strict=True), 1):
+        total = len(present) if show_progress else 0
+        for stem, mask in with_progress(zip(present, masks, strict=True), f'inspecting masks of {split.name}', total):
             checked.masks[stem] = mask
-            now = time.monotonic()
-            if show_progress and now - reported > 5:
-                reported = now
-                left = (now - started) / i * (len(present) - i)
-                print(f'  inspecting masks of {split.name}: {i}/{len(present)}, {left:.0f} s left', file=sys.stderr, flush=True)
     return checked

@@ -9,20 +9,27 @@ from typing import TypeVar
 from mmengine.utils import ProgressBar
 
 Item = TypeVar('Item')
+_SHORT = 1  # seconds after which a bar is worth it
 _SECONDS = 15  # between two lines where stderr is no terminal
 
 
 class Progress:
-    """How far it is and how long it still takes, on stderr: MMEngine's bar on a terminal, a line now and then elsewhere."""
+    """How far it is and how long it still takes, on stderr: MMEngine's bar on a terminal, a line now and then elsewhere.
+
+    Nothing is printed of what is short.
+    """
 
     def __init__(self, what: str, total: int):
         self.what, self.total, self.done = what, total, 0
         self.begun = self.reported = time.monotonic()
-        self.bar = ProgressBar(total, file=sys.stderr) if sys.stderr.isatty() and total else None
+        self.bar: ProgressBar | None = None
 
     def advance(self, count: int) -> None:
-        self.done += count
         now = time.monotonic()
+        if self.bar is None and sys.stderr.isatty() and now - self.begun >= _SHORT:
+            self.bar = ProgressBar(self.total, file=sys.stderr)
+            self.bar.completed = self.done
+        self.done += count
         if self.bar:
             self.bar.update(count)
         elif now - self.reported >= _SECONDS:

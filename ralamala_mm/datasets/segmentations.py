@@ -46,6 +46,14 @@ def cannot_be_evaluated(segmentation: object) -> bool:
     return is_degenerate(segmentation) or (isinstance(segmentation, list) and len(segmentation[0]) <= 4)
 
 
+def is_rectangle(segmentation: object) -> bool:
+    """Whether it is one polygon of four corners along the image's axes."""
+    if not isinstance(segmentation, list) or len(segmentation) != 1 or len(segmentation[0]) != 8:
+        return False
+    x, y = ({round(value, 2) for value in segmentation[0][axis::2]} for axis in (0, 1))
+    return len(x) == len(y) == 2
+
+
 def has_strays(segmentation: object) -> bool:
     """Polygons of which some, and not all, have an odd count or fewer than three points; training leaves these parts out."""
     return isinstance(segmentation, list) and 0 < len(valid_polygons(segmentation)) < len(segmentation)

@@ -16,12 +16,12 @@ from ralamala_mm.datasets.coco import CocoSplit
 from ralamala_mm.datasets.images import image_size
 from ralamala_mm.datasets.progress import with_progress
 from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem, some
-from ralamala_mm.datasets.segmentations import segmentation_problem, valid_polygons
+from ralamala_mm.datasets.segmentations import is_rectangle, segmentation_problem, valid_polygons
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 from ralamala_mm.version import __version__
 
-from .labels import Box, Found, Instance, LabeledImage, LabelError, Listing, Remark, is_rectangle
+from .labels import Box, Found, Instance, LabeledImage, LabelError, Listing, Remark
 
 _UNREADABLE = Remark(ERROR, 'annotations that cannot be read')
 _NO_SIZE = Remark(ERROR, 'images that cannot be read', 'and whose annotations do not give their size')

@@ -195,14 +195,6 @@ def rectangle(box: Box) -> Polygon:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
-def is_rectangle(segmentation: list[Polygon] | dict) -> bool:
-    """Whether it is one polygon of four corners along the image's axes."""
-    if not isinstance(segmentation, list) or len(segmentation) != 1 or len(segmentation[0]) != 8:
-        return False
-    x, y = ({round(value, 2) for value in segmentation[0][axis::2]} for axis in (0, 1))
-    return len(x) == len(y) == 2
-
-
 def rotated_rectangle(box: Box, angle: float) -> Polygon:
     """The corners of a box turned about its center by `angle` degrees, clockwise as seen in an image."""
     x, y, width, height = box

@@ -379,3 +379,24 @@ def test_iscrowd_needs_a_folder(call: Callable):
         done = call('python', tool, 'tests/faults/configs/tiny_detector.py', '--iscrowd', 'objects')
         assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
             1, 'error: --iscrowd is about the folder of --data: give both.')
+
+
+def test_masks_that_are_rectangles(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    def change(content: dict) -> None:
+        for annotation in content['annotations'][:3]:
+            x, y, width, height = annotation['bbox']
+            annotation['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+    edit(coco, change, ('train',))
+    use_data(config('maskrcnn_ravlt_t'), str(coco), SPLITS)
+    assert 'note      train: masks that are rectangles along the axes: 3 (annotation 1, annotation 2, annotation 3)' in (
+        capsys.readouterr().out)
+
+
+def test_a_name_with_an_accent_that_is_found_elsewhere(config: Callable, coco: Path, capsys: pytest.CaptureFixture):
+    (coco / 'train/00000.png').rename(coco / 'train/Café.png')
+    edit(coco, lambda c: c['images'][0].update(file_name='/home/anna/Café.png'), ('train',))
+    use_data(config('retinanet_ravlt_t'), str(coco), SPLITS)
+    printed = capsys.readouterr().out
+    assert 'images found by the last part of their names: 1 (/home/anna/Café.png is Café.png)' in printed
+    assert 'in another Unicode form' not in printed
