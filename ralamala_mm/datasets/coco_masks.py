@@ -77,7 +77,7 @@ def check_segmentations(checked: CheckedSplit, objects: Objects, boxless: np.nda
     checked.tell(ERROR, 'annotations with a box but no mask', checked.named(lacking),
                  'this model needs masks: draw them, or train a RetinaNet (configs/retinanet_*)', annotations=lacking)
     what = 'masks that are rectangles along the axes' + (f', of {len(covered[::step])} inspected' if step > 1 else '')
-    checked.tell(NOTE, what, checked.named(rectangles), 'learnt as drawn; some tools write a box so where the outline was another',
+    checked.tell(NOTE, what, checked.named(rectangles), 'learnt as drawn; some tools write boxes so, whatever the outline was',
                  annotations=rectangles)
     checked.tell(ERROR, 'segmentations that cannot be read', unreadable, annotations=unreadable_at)
     _check_masks_in_boxes(checked, objects, covered)

@@ -39,12 +39,24 @@ def find_masks(root: Path) -> tuple[str, Splits]:
     for depth in range(_DEPTH + 1):
         level = [folder for folder in walk_folders(root, depth) if len(folder.relative_to(root).parts) == depth]
         found = [(folder, *layout) for folder in level if (layout := _layout_of(folder))[1]]
+        if len(found) > 1 and (joined := _of_each_split(found)):
+            return f'{found[0][1]}, in a folder for each split', joined
         if len(found) > 1:
             raise UserError(f'{found[0][0]} and {found[1][0]} both hold images and masks: give one of them to --data')
         if found:
             folder, layout, splits = found[0]
             return layout + (f', in the folder {folder.relative_to(root)}' if depth else ''), splits
     return _LAYOUTS[-1][0], {}
+
+
+def _of_each_split(found: list[tuple[Path, str, Splits]]) -> Splits:
+    """Data sets that lie in folders of different splits and have none themselves, as one; none if they are something else."""
+    names = [split_name(folder.name) for folder, _, _ in found]
+    if None in names or len(set(names)) < len(names) or any(set(splits) != {'all'} for _, _, splits in found):
+        return {}
+    joined = {name: replace(splits['all'], name=name) for name, (_, _, splits) in zip(names, found, strict=True)}
+    settle_trainval(joined)
+    return joined
 
 
 def _layout_of(root: Path) -> tuple[str, Splits]:

@@ -334,3 +334,14 @@ def test_two_voc_years(config: Callable, tmp_path: Path):
     shutil.copytree(tmp_path / 'data/VOCdevkit/VOC2012', tmp_path / 'data/VOCdevkit/VOC2007')
     with pytest.raises(UserError, match=r'VOC2007 and .*VOC2012 both hold images and masks: give one of them to --data'):
         use_data(config('semanticfpn_ravlt_t'), str(tmp_path / 'data'), ('train', 'val'))
+
+
+def test_a_data_set_in_a_folder_for_each_split(config: Callable, voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """As labelformat writes Pascal VOC's masks."""
+    for split in ('train', 'val'):
+        shutil.copytree(voc, tmp_path / 'export' / split)
+        shutil.rmtree(tmp_path / 'export' / split / 'ImageSets')
+    own = config('semanticfpn_ravlt_t')
+    use_data(own, str(tmp_path / 'export'), ('train', 'val'))
+    assert ', in a folder for each split\n' in capsys.readouterr().out
+    assert own.val_dataloader.dataset.data_prefix.img_path == 'val/JPEGImages'
