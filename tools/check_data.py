@@ -70,7 +70,7 @@ def check(config: Config, args: argparse.Namespace, where: str, cache: Inspectio
     if own is None or not own.errors:
         check_paths(config, args.splits)
     use_checked_loading(config)
-    report = check_config_data(config, args.splits, args.workers, own)
+    report = check_config_data(config, args.splits, args.workers, own, [args.data] if args.data else None)
     checked = Checked(report.config, dict(report.images), report.faults, report.notes, report.complete, str(own or ''),
                       data_page(report, where))
     if report.complete and not report.reaches_outside:

@@ -20,7 +20,7 @@ from ralamala_mm.apis.drawing import caption, draw_areas, draw_objects, palette_
 from ralamala_mm.apis.masks import encode
 from ralamala_mm.datasets.coco_checks import LARGE, SMALL
 from ralamala_mm.datasets.config import is_segmentation
-from ralamala_mm.datasets.validation import Progress
+from ralamala_mm.datasets.progress import Progress
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 
 from ralamala_mm.datasets.config import is_segmentation
-from ralamala_mm.datasets.validation import Progress
+from ralamala_mm.datasets.progress import Progress
 from ralamala_mm.errors import UserError
 from ralamala_mm.version import __version__
 

@@ -8,7 +8,7 @@ these one folder deeper.
 
 import collections
 import fnmatch
-import mmap
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from ralamala_mm.errors import UserError
 
 from .coco_annotations import id_column
 from .coco_file import read_coco
 from .contents import CocoContents
 from .images import find_file
-from .locating import ImageIndex, find_here_or_deeper, is_hidden, settle_trainval, subfolders
+from .locating import ImageIndex, find_here_or_deeper, has_text, is_hidden, settle_trainval, subfolders
 from .report import CORRECTED, Problem, problem, some, split_name, split_of
 from .segmentations import valid_polygons
 
@@ -178,13 +180,17 @@ def _plain(given: object) -> object:
     return int(given) if isinstance(given, str) and re.fullmatch(r'-?\d{1,18}', given) else given
 
 
-def find_coco(root: Path) -> tuple[str, dict[str, CocoSplit]]:
+def find_coco(root: Path, work_dir: Path | None = None) -> tuple[str, dict[str, CocoSplit]]:
     """The splits in a folder by name, and a word for its layout; none if there is no COCO-format file.
+
+    Args:
+        root: the folder.
+        work_dir: is left out, where it lies in the folder: it may hold corrected copies.
 
     Raises:
         UserError: several files want to be the same split.
     """
-    return find_here_or_deeper(root, _find_in, 'COCO annotations')
+    return find_here_or_deeper(root, _find_in, work_dir)
 
 
 def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
@@ -192,7 +198,7 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
     for folder in [root, *subfolders(root)]:
         sniffed = 0
         for path in sorted(folder.glob('*.json')):
-            if is_hidden(path.name) or path.name.startswith(_NOT_INSTANCES):
+            if is_hidden(path.name) or path.name.startswith(_NOT_INSTANCES) or not path.is_file():
                 continue
             rank = next(i for i, pattern in enumerate(_PATTERNS) if fnmatch.fnmatch(path.name, pattern))
             sniffed += _PATTERNS[rank] == '*.json'
@@ -214,11 +220,8 @@ def _find_in(root: Path) -> tuple[str, dict[str, CocoSplit]]:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether a JSON file of any name has the lists of COCO's; large files are not read whole for that."""
-    if not path.stat().st_size:
-        return False
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return all(content.find(key) >= 0 for key in _KEYS)
+    """Whether a JSON file of any name has the lists of COCO's instances."""
+    return all(has_text(path, key) for key in _KEYS) and not has_text(path, b'"segments_info"')
 
 
 def _layout(root: Path, splits: dict[str, CocoSplit]) -> str:
@@ -306,3 +309,11 @@ def corrected_copy(checked: CheckedSplit, classes: Sequence[str], images: Sequen
         annotations.append(entry | checked.changes.get(position, {}))
     categories = [dict(id=number, name=name) for name, number in numbers.items()]
     return dict(images=kept, annotations=annotations, categories=categories)
+
+
+def encode_coco(content: dict) -> bytes:
+    """An annotation file of this content."""
+    try:
+        return msgspec.json.encode(content)
+    except UnicodeEncodeError:  # file names that are no UTF-8, for which Python has escapes
+        return json.dumps(content, default=lambda raw: json.loads(bytes(raw))).encode()

@@ -162,11 +162,11 @@ def _versions(config: Config) -> tuple[str, ...]:
     scope = config.get('default_scope')
     library = import_module(scope).__version__ if scope in ('mmdet', 'mmseg') else ''
     modules = (version, cv2, mmcv, mmengine, msgspec, np, PIL)
-    return sys.version, library, _code(), *(module.__version__ for module in modules)
+    return sys.version, library, code_digest(), *(module.__version__ for module in modules)
 
 
 @functools.cache
-def _code() -> str:
+def code_digest() -> str:
     """Digest of the code that inspects."""
     return _digest('\0'.join(path.read_text(encoding='utf-8') for path in sorted(Path(__file__).parent.rglob('*.py'))))
 

@@ -1,10 +1,11 @@
 """Images found by the names that annotations give them, wherever they lie below a folder."""
 
+import mmap
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith('.') or name in _OF_SYSTEMS
 
 
+def has_text(path: Path, text: bytes) -> bool:
+    """Whether a file holds these bytes; large files are not read whole for that."""
+    if not path.stat().st_size:
+        return False
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, hidden ones left out."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
@@ -43,23 +52,30 @@ class ImageIndex:
     Args:
         root: the folder.
         split: 'train', 'val' or 'test': folders named as another one of these are left out.
+        files: the images below the root, if they are known.
     """
 
-    def __init__(self, root: Path, split: str = ''):
-        self.root, self.split = root, split
+    def __init__(self, root: Path, split: str = '', files: Sequence[Path] | None = None):
+        self.root, self.split, self._files = root, split, files
 
     @cached_property
     def _by_key(self) -> dict[str, list[tuple[str, ...]]]:
         """Parts of paths within the root, by name and by name without suffix."""
         found = defaultdict(list)
+        for parts in self._walk():
+            for key in {_key(parts[-1]), _key(os.path.splitext(parts[-1])[0])}:
+                found[key].append(parts)
+        return found
+
+    def _walk(self) -> Iterator[tuple[str, ...]]:
+        if self._files is not None:
+            inside = (file.relative_to(self.root).parts for file in self._files)
+            yield from (parts for parts in inside if all(map(self._may_hold_images, parts[:-1])))
+            return
         for folder, folders, files in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not is_hidden(name) and self._may_hold_images(name))
             inside = PurePosixPath(os.path.relpath(folder, self.root)).parts
-            for name in sorted(files):
-                if is_image(name) and not is_hidden(name):
-                    for key in {_key(name), _key(os.path.splitext(name)[0])}:
-                        found[key].append((*inside, name))
-        return found
+            yield from ((*inside, name) for name in sorted(files) if is_image(name) and not is_hidden(name))
 
     def _may_hold_images(self, folder: str) -> bool:
         is_other_split = self.split in _SPLITS and split_of(folder) not in (None, self.split)
@@ -99,13 +115,13 @@ def _common_end(path: tuple[str, ...], wanted: list[str]) -> int:
     return count
 
 
-def find_here_or_deeper(root: Path, find: Callable[[Path], tuple[str, dict]], what: str) -> tuple[str, dict]:
+def find_here_or_deeper(root: Path, find: Callable[[Path], tuple[str, dict]], leave_out: Path | None) -> tuple[str, dict]:
     """The layout and splits that `find` finds in a folder, or else in the one of its subfolders that has any.
 
     Args:
         root: the folder.
         find: gives a word for the layout, and the splits by name.
-        what: is looked for.
+        leave_out: a subfolder that is passed over.
 
     Raises:
         UserError: several subfolders have some.
@@ -113,9 +129,11 @@ def find_here_or_deeper(root: Path, find: Callable[[Path], tuple[str, dict]], wh
     layout, splits = find(root)
     if splits:
         return layout, splits
-    deeper = [(folder, *found) for folder in subfolders(root) if (found := find(folder))[1]]
+    passed = leave_out and os.path.realpath(leave_out)
+    deeper = [(folder, *found) for folder in subfolders(root)
+              if os.path.realpath(folder) != passed and (found := find(folder))[1]]
     if len(deeper) > 1:
-        raise UserError(f'{deeper[0][0]} and {deeper[1][0]} both hold {what}: give one of them to --data')
+        raise UserError(f'{deeper[0][0]} and {deeper[1][0]} both hold COCO annotations: give one of them to --data')
     return (f'{deeper[0][1]}, in the folder {deeper[0][0].name}', deeper[0][2]) if deeper else (layout, {})
 
 

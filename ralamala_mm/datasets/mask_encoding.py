@@ -213,9 +213,9 @@ def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, wher
     if any(mask.kind == 'color' and len(mask.pixels) > MANY for mask in masks):
         return stop(f'color masks have more than {MANY} colors: they are photographs, or were smoothed or saved as JPEG')
     if single := kinds.count('index'):
-        return stop(f'{single} masks have one channel, the other {len(kinds) - single} are coloured: make all alike')
+        return stop(f'{single} masks have one channel, the other {len(kinds) - single} are colored: make all alike')
     if names is None or names.colors is None:
-        return stop(f'{len(masks)} masks are coloured (RGB), and nothing says which color is which class: put a labelmap.txt '
+        return stop(f'{len(masks)} masks are colored (RGB), and nothing says which color is which class: put a labelmap.txt '
                     f'with lines like "name:r,g,b::" beside them; colors found: {some(colors, 6)}')
     classes = list(weights_classes or names.names)
     if unknown := sorted(set(names.names) - set(classes)):
@@ -223,7 +223,7 @@ def _by_color(names: ClassNames | None, masks: Sequence[Mask], pixels: set, wher
     numbers = {color: classes.index(name) for name, color in zip(names.names, names.colors, strict=True)}
     if strange := [color for color in colors if color not in numbers]:
         return stop(f'masks have colors that {names.path} does not list: {some(strange, 6)}')
-    text = f'masks are coloured (RGB); {names.path.name} says which color is which class'
+    text = f'masks are colored (RGB); {names.path.name} says which color is which class'
     report.problems.append(Problem(CORRECTED, where, text))
     grey = {color[0]: number for color, number in numbers.items() if len(set(color)) == 1}  # masks of one grey color
     return MaskEncoding(classes, {**numbers, **grey}, None if weights_classes else names.colors, converts=True)

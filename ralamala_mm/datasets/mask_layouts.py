@@ -192,7 +192,7 @@ def _voc(root: Path) -> Splits:
     """JPEGImages, SegmentationClass and ImageSets/Segmentation/*.txt: Pascal VOC itself, CVAT, datumaro, labelme."""
     images = root / 'JPEGImages'
     masks = next((root / name for name in _VOC_MASKS if (root / name).is_dir()), None)
-    if masks is None or not images.is_dir():
+    if masks is None or not images.is_dir() or not images_in(masks):
         return {}
     lists: dict[str, list[Path]] = {}
     for path in sorted((root / _VOC_LISTS).glob('*.txt')):
@@ -208,7 +208,7 @@ def _voc(root: Path) -> Splits:
 
 
 def _stems_in(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines() if line.strip()]
     return tuple(os.path.splitext(line)[0] if is_image(line) else line for line in lines)
 
 

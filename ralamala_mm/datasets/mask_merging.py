@@ -124,6 +124,8 @@ def find_objects(stems: Sequence[str], mask_dir: Path, mask_names: Sequence[str]
         return None
     if any(exact[stem] for stem in several):  # that image's own, and others that may be of images that are missing
         return None
+    if not words:
+        return None
     views = any(_OTHER_VIEWS.fullmatch(part) for found in words.values() for word, _ in found for part in word.lower().split('_'))
     if views or max(bare.values()) > 1:  # a mask and its colors, or two masks that bear neither class nor number
         return None

@@ -1,30 +1,31 @@
 """Masks for segmentors, painted from the outlines of COCO annotations: smaller objects over larger ones."""
 
-import collections
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as masks
 
+from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
 from .class_names import IGNORED
 from .coco import CocoSplit
 from .coco_annotations import Annotations
 from .coco_objects import TOO_MANY
+from .inspection_cache import code_digest
 from .mask_folders import MaskSplit
+from .mask_merging import BACKGROUND
 from .progress import with_progress
 from .report import ERROR, NOTE, Problem, problem
 from .segmentations import segmentation_problem, valid_polygons
 
-BACKGROUND = 'background'
 _MOST_CLASSES = IGNORED  # values of a mask of 8 bits, without the ignored one
 
 
@@ -51,7 +52,7 @@ class Painted:
 
 def paint_masks(splits: Mapping[str, CocoSplit], folder: Path, has_background: bool, classes: Sequence[str] | None = None,
                 show_progress: bool = True) -> Painted:
-    """Writes a mask `folder/SPLIT/IMAGE.png` for each image, unless it was written from the same annotations before.
+    """Writes a mask `folder/DIGEST/SPLIT/IMAGE.png` for each image, unless it was written from the same annotations before.
 
     Args:
         splits: COCO annotations by split.
@@ -61,7 +62,7 @@ def paint_masks(splits: Mapping[str, CocoSplit], folder: Path, has_background: b
         show_progress: print how far it is on stderr when it takes long.
 
     Raises:
-        UserError: an annotation file is no COCO, or its images are nowhere.
+        UserError: an annotation file is no COCO, its images are nowhere, or the masks cannot be written.
     """
     named = dict.fromkeys(name for split in splits.values() for name in split.category_names)
     found = Painted(list(classes or dict.fromkeys([*([BACKGROUND] if has_background else []), *named])))
@@ -72,67 +73,90 @@ def paint_masks(splits: Mapping[str, CocoSplit], folder: Path, has_background: b
     else:
         fill = found.classes.index(BACKGROUND) if has_background and BACKGROUND in found.classes else IGNORED
         for name, split in splits.items():
-            found.splits[name], problems = _paint_split(split, folder / name, found.classes, fill, show_progress)
+            target = folder / _digest(split, found.classes, fill) / name
+            found.splits[name], problems = _paint_split(split, target, found.classes, fill, show_progress)
             found.problems += problems
     return found
 
 
 def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: int,
                  show_progress: bool) -> tuple[MaskSplit, list[Problem]]:
-    names = {category['id']: category['name'] for category in split.content['categories']}
+    content = split.content
+    annotations, names = content['annotations'], {category['id']: category['name'] for category in content['categories']}
     values = {number: classes.index(name) for number, name in names.items() if name in classes}
-    annotations = split.content['annotations']
-    by_image: dict[int, list[int]] = collections.defaultdict(list)
-    for position, image in enumerate(annotations.image_ids.tolist()):
-        by_image[image].append(position)
     files = {image['id']: os.path.relpath(split.image_dir / split.present[image['file_name']], split.root)
-             for image in split.content['images'] if image['file_name'] in split.present}
-    images = [image for image in split.content['images'] if image['id'] in files]
-    _forget_others(folder, split, classes, fill)
+             for image in content['images'] if image['file_name'] in split.present}
+    outside = [file for file in files.values() if file.startswith('..')]
+    files = {number: file for number, file in files.items() if not file.startswith('..')}
+    by_file: dict[str, list[int]] = {file: [] for file in files.values()}  # an image may be listed twice
+    listed, unlisted = {image['id'] for image in content['images']}, []
+    for position, (image, category) in enumerate(zip(annotations.image_ids.tolist(), annotations.category_ids.tolist(),
+                                                     strict=True)):
+        if image in files and category in values:
+            by_file[files[image]].append(position)
+        elif image not in listed or category not in values:
+            unlisted.append(annotations.name(position))
+    sizes = {files[image['id']]: (int(image['height']), int(image['width'])) for image in content['images']
+             if image['id'] in files}
 
-    def paint(image: dict) -> tuple[list[str], list[str]]:
-        size = (int(image['height']), int(image['width']))
-        mask, boxes, bad = _painted(annotations, by_image[image['id']], size, values, fill)
-        target = folder / f'{files[image["id"]]}.png'
-        if not bad and not target.is_file():
+    def paint(file: str) -> _Remarks:
+        mask, remarks = _painted(annotations, by_file[file], sizes[file], values, fill)
+        target = folder / f'{file}.png'
+        if not remarks.unreadable and not target.is_file():
             atomic_write(target, lambda path: Image.fromarray(mask).save(path, format='PNG'))
-        return boxes, bad
+        return remarks
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        what, total = f'painting masks of {split.name}', len(images) if show_progress else 0
-        done = list(with_progress(pool.map(paint, images), what, total))
-    boxes, bad = [entry for part, _ in done for entry in part], [entry for _, part in done for entry in part]
-    absent = [image['file_name'] for image in split.content['images'] if image['id'] not in files]
+        what, total = f'painting masks of {split.name}', len(by_file) if show_progress else 0
+        try:
+            done = list(with_progress(pool.map(paint, by_file), what, total))
+        except OSError as error:
+            raise UserError(f'masks cannot be written to {folder} ({error.strerror}): --work-dir names another folder') from error
+    boxes, unreadable, empty = ([entry for remarks in done for entry in getattr(remarks, kind)]
+                                for kind in ('boxes', 'unreadable', 'empty'))
+    absent = [image['file_name'] for image in content['images'] if image['file_name'] not in split.present]
     found = [  # what, the entries, of how many, what is done about a few, and why many are an error
-        ('objects with a box and no outline', boxes, len(split.content['annotations']), 'the pixels of their boxes are ignored',
+        ('objects with a box and no outline', boxes, len(annotations), 'the pixels of their boxes are ignored',
          'a segmentor learns pixels: outlines or masks are needed'),
-        ('images without a file', absent, len(split.content['images']), 'left out', 'too many to be left out'),
-        ('segmentations that cannot be read', bad, 0, '', '')]
+        ('images without a file', absent, len(content['images']), 'left out', 'too many to be left out'),
+        ('images outside of the folder', outside, 0, '', 'copy them into it'),
+        ('annotations of images or categories that are not listed', unlisted, len(annotations), 'not used',
+         'too many to be annotation errors'),
+        ('outlines without a pixel', empty, len(annotations), 'not used', 'too many to be annotation errors'),
+        ('segmentations that cannot be read', unreadable, 0, '', '')]
     problems = [problem(ERROR, split.name, what, entries, why) if len(entries) > TOO_MANY * total
                 else problem(NOTE, split.name, what, entries, done) for what, entries, total, done, why in found if entries]
-    return PaintedSplit(split.name, split.root, folder, tuple(files.values())), problems
+    return PaintedSplit(split.name, split.root, folder, tuple(by_file)), problems
+
+
+class _Remarks(NamedTuple):
+    """Objects of an image, by name: those with a box alone, those that cannot be read, those without a pixel."""
+
+    boxes: list[str]
+    unreadable: list[str]
+    empty: list[str]
 
 
 def _painted(annotations: Annotations, positions: Sequence[int], size: tuple[int, int], values: Mapping[int, int],
-             fill: int) -> tuple[np.ndarray, list[str], list[str]]:
-    """A mask `[H, W]` uint8, the objects that have a box alone, and those that cannot be read."""
+             fill: int) -> tuple[np.ndarray, _Remarks]:
+    """A mask `[H, W]` uint8, and what is to be noted."""
     mask = np.full(size, fill, np.uint8)
-    outlines, boxes, bad = [], [], []
+    outlines, remarks = [], _Remarks([], [], [])
     for position in positions:
-        outline, value = annotations.segmentation(position), values.get(annotations.category_ids[position])
-        if value is None:
-            continue
+        outline, value = annotations.segmentation(position), values[annotations.category_ids[position]]
         if not outline:
-            boxes.append(annotations.name(position))
+            remarks.boxes.append(annotations.name(position))
             x, y, width, height = annotations.boxes[position]
             mask[max(0, int(y)):max(0, int(np.ceil(y + height))), max(0, int(x)):max(0, int(np.ceil(x + width)))] = IGNORED
         elif why := segmentation_problem(outline, *size):
-            bad.append(f'{annotations.name(position)} {why}')
-        elif encoded := _encoded(outline, size):
-            outlines.append((int(masks.area(encoded)), position, encoded, value))
+            remarks.unreadable.append(f'{annotations.name(position)} {why}')
+        elif (encoded := _encoded(outline, size)) and (area := int(masks.area(encoded))):
+            outlines.append((area, position, encoded, value))
+        else:
+            remarks.empty.append(annotations.name(position))
     for _, _, encoded, value in sorted(outlines, key=lambda outline: (-outline[0], outline[1])):
         mask[masks.decode(encoded).astype(bool)] = value
-    return mask, boxes, bad
+    return mask, remarks
 
 
 def _encoded(outline: list | dict, size: tuple[int, int]) -> dict | None:
@@ -143,11 +167,8 @@ def _encoded(outline: list | dict, size: tuple[int, int]) -> dict | None:
     return masks.merge(masks.frPyObjects(polygons, *size)) if polygons else None
 
 
-def _forget_others(folder: Path, split: CocoSplit, classes: Sequence[str], fill: int) -> None:
-    """Removes masks that were painted from other annotations, and notes from which the next ones are."""
+def _digest(split: CocoSplit, classes: Sequence[str], fill: int) -> str:
+    """Of what the masks are painted from."""
     state = split.ann_file.stat()
-    text = f'{split.ann_file}\0{state.st_size}\0{state.st_mtime_ns}\0{fill}\0' + '\0'.join(classes)
-    digest, record = hashlib.blake2b(text.encode('utf-8', 'surrogateescape')).hexdigest(), folder / '.painted_from'
-    if folder.is_dir() and not (record.is_file() and record.read_text(errors='replace') == digest):
-        shutil.rmtree(folder)
-    atomic_write(record, lambda path: path.write_text(digest))
+    text = f'{code_digest()}\0{split.ann_file}\0{state.st_size}\0{state.st_mtime_ns}\0{fill}\0' + '\0'.join(classes)
+    return hashlib.blake2b(text.encode('utf-8', 'surrogateescape'), digest_size=6).hexdigest()

@@ -49,9 +49,11 @@ class Progress:
 def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """The items, and how far it is with them; nothing is printed where the total is 0."""
     progress = Progress(what, total) if total else None
-    for item in items:
-        yield item
+    try:
+        for item in items:
+            yield item
+            if progress:
+                progress.advance(1)
+    finally:
         if progress:
-            progress.advance(1)
-    if progress:
-        progress.end()
+            progress.end()

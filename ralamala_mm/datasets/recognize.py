@@ -12,7 +12,6 @@ _PROBED = 20  # files of a kind that are opened
 _EXPORT = 'export COCO JSON from the tool that wrote it, or convert it'
 _JSON_KINDS = (  # keys of the object in a file, and what it then is
     ({'dm_format_version'}, 'datumaro\'s own annotations'),
-    ({'segments_info'}, 'COCO panoptic annotations, which have segments and no instances'),
     ({'annotations', 'image'}, 'Segment Anything\'s annotations, which have masks without classes'),
     ({'completions'}, 'Label Studio\'s JSON'),
 )
@@ -51,8 +50,6 @@ def _json_kind(path: Path) -> str | None:
     if not isinstance(content, dict):
         return None
     keys = set(content)
-    if isinstance(content.get('annotations'), list) and content['annotations'] and isinstance(content['annotations'][0], dict):
-        keys |= {'segments_info'} & set(content['annotations'][0])
     return next((kind for wanted, kind in _JSON_KINDS if wanted <= keys), None)
 
 

@@ -1,17 +1,15 @@
 """A folder of COCO annotations, or of another format converted to it, inspected and put into a detector's config."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from mmengine.config import Config, ConfigDict
 
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
-from .coco import CheckedSplit, CocoSplit, corrected_copy, find_coco
+from .coco import CheckedSplit, CocoSplit, corrected_copy, encode_coco, find_coco
 from .coco_checks import check_split
 from .config import config_classes, datasets_of, replace_transforms, set_classes
 from .formats import convert_folder
@@ -20,7 +18,7 @@ from .report import CORRECTED, ERROR, HELD_OUT, NOTE, Problem, Report, hold_out,
 
 
 def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_classes: Sequence[str] | None = None,
-                    crowds: str | None = None) -> Report | None:
+                    crowds: str | None = None, show_progress: bool = True) -> Report | None:
     """Puts a folder into a detector's config: paths, classes, heads.
 
     Args:
@@ -29,6 +27,7 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         modes: the data loaders that will be used, of 'train', 'val', 'test'.
         weights_classes: what the weights that are tested were trained on, in their order; None if nothing says so.
         crowds: what instances marked `iscrowd` are, see `check_split`.
+        show_progress: print how far it is when it takes long.
 
     Returns:
         The report, or None if the folder holds no COCO-format annotations for the modes.
@@ -36,8 +35,8 @@ def use_coco_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     Raises:
         UserError: an annotation file is no COCO, or its images are nowhere.
     """
-    layout, splits = find_coco(root)
-    converted = None if splits else convert_folder(root, Path(config.work_dir), for_detector=True)
+    layout, splits = find_coco(root, Path(config.work_dir))
+    converted = None if splits else convert_folder(root, Path(config.work_dir), True, show_progress)
     if converted:
         layout, splits = converted.layout, converted.splits
     report = Report(str(root), layout, problems=list(converted.problems) if converted else [])
@@ -163,11 +162,4 @@ def _set_coco_paths(config: Config, chosen: dict[str, CocoSplit], files: dict[st
 def _write(path: Path, content: dict) -> Path:
     if not content['annotations']:
         raise UserError(f'nothing would be left of the annotations for {path.stem}')
-    return atomic_write(path, lambda unfinished: unfinished.write_bytes(_encode(content)))
-
-
-def _encode(content: dict) -> bytes:
-    try:
-        return msgspec.json.encode(content)
-    except UnicodeEncodeError:  # file names that are no UTF-8, for which Python has escapes
-        return json.dumps(content, default=lambda raw: json.loads(bytes(raw))).encode()
+    return atomic_write(path, lambda unfinished: unfinished.write_bytes(encode_coco(content)))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
 from .class_names import IGNORED
 from .coco import find_coco
 from .config import datasets_of, replace_transforms, set_classes
-from .formats import convert_folder
+from .formats import Found, Listing, convert, find_format
 from .images import SHARED_REMEDY, repeated_images, shared_files
 from .mask_contents import mask_contents
 from .mask_encoding import (
@@ -49,13 +50,14 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
         UserError: masks do not bear the images' names, or a list of class names cannot be read.
     """
     report = Report(str(root), '')
-    painted = _paint(config, root, weights_classes, show_progress, report)
-    if painted:
-        splits = painted.splits
-    else:
-        report.layout, splits = find_masks(root)
+    listing = Listing(root, Path(config.work_dir))
+    found = find_format(listing)
+    report.layout, splits = _mask_folders(root, found)
+    painted = None if splits else _paint(config, listing, found, weights_classes, show_progress, report)
     if report.errors:
         return report
+    if painted:
+        splits = painted.splits
     chosen = _choose_masks(splits, modes, report)
     if chosen is None:
         return None
@@ -93,24 +95,40 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     return report
 
 
-def _paint(config: Config, root: Path, weights_classes: Sequence[str] | None, show_progress: bool,
+def _mask_folders(root: Path, found: Found | None) -> tuple[str, dict[str, MaskSplit]]:
+    """Folders of masks of classes; none if they are the files of masks of another format."""
+    try:
+        layout, splits = find_masks(root)
+    except UserError:
+        if found and found.mask_dirs:
+            return '', {}
+        raise
+    own = found.mask_dirs if found else ()
+    return ('', {}) if any(split.mask_dir.absolute() in own for split in splits.values()) else (layout, splits)
+
+
+def _paint(config: Config, listing: Listing, found: Found | None, weights_classes: Sequence[str] | None, show_progress: bool,
            report: Report) -> Painted | None:
-    """Masks from the outlines of COCO annotations, or of another format's; None if there are none, or masks of classes."""
-    converted = convert_folder(root, Path(config.work_dir), False, show_progress, with_mask_files=True)
-    if not converted and find_masks(root)[1]:
-        return None
-    report.layout, splits = find_coco(root)
-    converted = converted or (None if splits else convert_folder(root, Path(config.work_dir), False, show_progress))
-    if converted:
-        report.layout, splits = converted.layout, converted.splits
+    """Masks from the outlines of COCO annotations, or of another format's; None if there are none."""
+    work_dir = Path(config.work_dir)
+    layout, splits = find_coco(listing.root, work_dir) if not (found and found.mask_dirs) else ('', {})
+    converted = None
+    if not splits and found:
+        converted = convert(found, listing, work_dir, False, show_progress)
+        layout, splits = converted.layout, converted.splits
         report.problems += converted.problems
     if not splits:
         return None
-    folder = Path(config.work_dir, 'data', 'painted').absolute()
+    report.layout = layout
+    if report.errors:
+        return None
+    report.reaches_outside = any(split.reaches_outside for split in splits.values())
+    folder = work_dir.absolute() / 'data' / 'painted'
     painted = paint_masks(splits, folder, not converted or converted.has_background, weights_classes, show_progress)
     report.problems += painted.problems
-    text = f'masks were painted from outlines into {folder}, smaller objects over larger ones'
-    report.problems.append(Problem(NOTE, 'all', text))
+    if not report.errors:
+        text = f'masks were painted from outlines into {folder}, smaller objects over larger ones'
+        report.problems.append(Problem(NOTE, 'all', text))
     return painted
 
 

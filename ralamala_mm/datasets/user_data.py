@@ -23,6 +23,7 @@ _WHERE_AND_WHAT = ('type', 'data_root', 'ann_file', 'data_prefix', 'img_suffix',
 _OTHERS = 'YOLO, Pascal VOC, labelme, CVAT, Open Images, CreateML, Supervisely or VGG Image Annotator'
 _COCO = ('COCO annotations such as annotations/instances_train2017.json, annotations/train.json, train/_annotations.coco.json or '
          f'annotations/instances_default.json, and those of {_OTHERS}')
+_SIGNS = ('data.yaml', 'annotations.xml', 'ImageSets', 'annotations/*.json', '*annotations*.json', 'meta.json')  # of a data set
 _MASKS = ('images with masks such as images/train with masks/train, train/images with train/masks, or images with masks, and '
           f'outlines of COCO, {_OTHERS}')
 
@@ -76,7 +77,7 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
     def inspect() -> Report | None:
         if segments:
             return use_mask_folder(config, folder, modes, weights_classes, show)
-        return use_coco_folder(config, folder, modes, weights_classes, crowds)
+        return use_coco_folder(config, folder, modes, weights_classes, crowds, show)
 
     report = inspect_once(config, folder, (root, modes, weights_classes, crowds), inspect, anew)
     if report is None:
@@ -87,6 +88,15 @@ def inspect_data(config: Config, root: str, modes: Sequence[str], show: bool = T
     if not report.errors and 'val' in modes and 'test' not in modes:
         _test_as_validated(config)
     return report
+
+
+def _higher(folder: Path) -> str:
+    """A sentence about the data set that a folder is a part of, if one of the next two above it has its files."""
+    for above in list(folder.absolute().parents)[:2]:
+        sign = next((path for name in _SIGNS for path in sorted(above.glob(name))), None)
+        if sign:
+            return f'a part of a data set, whose {sign.relative_to(above)} is in {above}: give that folder'
+    return ''
 
 
 def _test_as_validated(config: Config) -> None:
@@ -118,7 +128,7 @@ def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: 
             raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
                             'a config of a segmentor (semanticfpn_*, upernet_*)') from error
         found = [*(masks if segments else coco)]
-        other = '' if found else recognize(folder)
+        other = '' if found else _higher(folder) or recognize(folder)
         raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
                         + (f'; found {", ".join(found)} only' if found else '')
                         + (f'; it holds {other}' if other else '')) from error

@@ -239,7 +239,8 @@ class DataReport:
         return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
 
 
-def check_config_data(config: Config, splits: Sequence[str], workers: int, own: Report | None) -> DataReport:
+def check_config_data(config: Config, splits: Sequence[str], workers: int, own: Report | None,
+                      folders: Sequence[str] | None = None) -> DataReport:
     """Looks at all that a config's data loaders would read.
 
     Args:
@@ -247,7 +248,9 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
         splits: of 'train', 'val', 'test'; those that the config lacks are passed over, and what was inspected as another.
         workers: processes.
         own: what the look at a folder given by `--data` has found.
+        folders: in which all files are expected, beside the work directory; by default those that the data sets name.
     """
+    expected = [*folders, config.work_dir] if folders else data_folders(config, splits)
     report = DataReport(config.filename or 'the config')
     if own:
         report.reaches_outside = own.reaches_outside
@@ -267,7 +270,7 @@ def check_config_data(config: Config, splits: Sequence[str], workers: int, own: 
         try:
             if not own:
                 _check_annotations(config, split, dataset, report)
-            counted = _check_files(config, split, dataset, workers, report)
+            counted = _check_files(config, split, dataset, workers, report, expected)
             if counted and not own:
                 report.contents.append(counted_contents(config, dataset, split, counted))
         except WorkerKilledError as error:
@@ -311,15 +314,15 @@ def _is_coco(config: Config, dataset: ConfigDict) -> bool:
     return 'CocoDataset' in names and bool(dataset.get('ann_file'))
 
 
-def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int,
-                 report: DataReport) -> list[CountedMask]:
+def _check_files(config: Config, split: str, dataset: ConfigDict, workers: int, report: DataReport,
+                 folders: Sequence[str]) -> list[CountedMask]:
     built = _build(config, dataset, split, report)
     if built is None:
         return []
     report.images[split] += len(built)
     if not _is_coco(config, dataset) and (problem := names_problem(built)):  # of COCO's, it is told with the annotations
         report.faults.append(Fault(split, str(built.ann_file), 'names', f'{built.ann_file} has {problem}'))
-    report.reaches_outside |= _reaches_outside(built, data_folders(config, [split]))
+    report.reaches_outside |= _reaches_outside(built, folders)
     return scan(split, built, _readers(dataset), workers, report.faults.append)
 
 

@@ -22,7 +22,7 @@ from ralamala_mm.apis.masks import encode
 from ralamala_mm.checkpoints import read_checkpoint, recorded_classes
 from ralamala_mm.checkpoints.integrity import damage, newest_complete
 from ralamala_mm.datasets import check_paths, use_data
-from ralamala_mm.datasets.validation import Progress
+from ralamala_mm.datasets.progress import Progress
 from ralamala_mm.engine import DependableRunner, checkpoint_folder
 from ralamala_mm.errors import UserError
 

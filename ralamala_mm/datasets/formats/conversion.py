@@ -1,7 +1,6 @@
 """A data set of another format written once as COCO annotation files in the work directory."""
 
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -12,21 +11,24 @@ from pathlib import Path
 import msgspec
 from pycocotools import mask as masks
 
-from ralamala_mm.datasets.coco import CocoSplit
+from ralamala_mm.datasets.coco import CocoSplit, encode_coco
+from ralamala_mm.datasets.coco_objects import TOO_MANY
 from ralamala_mm.datasets.images import image_size
+from ralamala_mm.datasets.inspection_cache import code_digest
 from ralamala_mm.datasets.progress import with_progress
 from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem, some
 from ralamala_mm.datasets.segmentations import is_rectangle, segmentation_problem, valid_polygons
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
-from ralamala_mm.version import __version__
 
 from .labels import Box, Found, Instance, LabeledImage, LabelError, Listing, Remark
 
 _UNREADABLE = Remark(ERROR, 'annotations that cannot be read')
 _NO_SIZE = Remark(ERROR, 'images that cannot be read', 'and whose annotations do not give their size')
 _ABSENT = Remark(CORRECTED, 'images without a file', 'left out with their annotations')
+_MANY_ABSENT = Remark(ERROR, 'images without a file', 'too many to be left out')
 _EMPTY = Remark(NOTE, 'objects without a pixel within their image', 'not used')
+_UNUSED = Remark(NOTE, 'images that no annotation is about', 'not used')
 _STUFF = Remark(NOTE, 'regions of stuff, which have no instances', 'a detector does not learn them')
 
 
@@ -55,13 +57,13 @@ class Converted:
     has_background: bool
 
 
-def convert(found: Found, listing: Listing, folder: Path, for_detector: bool, show_progress: bool = True) -> Converted:
-    """Writes `folder/SPLIT.json` for each split, unless they are there and the files have not changed since.
+def convert(found: Found, listing: Listing, work_dir: Path, for_detector: bool, show_progress: bool = True) -> Converted:
+    """Writes `work_dir/data/converted/SPLIT.json` for each split, unless they are there and the files have not changed since.
 
     Args:
         found: the data set.
         listing: of its folder.
-        folder: for the files; made.
+        work_dir: the work directory.
         for_detector: leave out stuff.
         show_progress: print how far it is on stderr when it takes long.
 
@@ -71,42 +73,59 @@ def convert(found: Found, listing: Listing, folder: Path, for_detector: bool, sh
     splits, strays = _settled(found.splits)
     if not splits:
         raise UserError(f'{listing.root} is in {found.layout}, and has no annotations of an image')
-    record_file, digest = folder / 'record.json', _digest(found, listing, for_detector)
+    folder = work_dir.absolute() / 'data' / 'converted'
+    record_file, digest = folder / 'record.json', _digest(found.layout, listing, for_detector)
     record = _read_record(record_file)
     sizes = {split: file.stat().st_size for split in splits if (file := folder / f'{split}.json').is_file()}
     if record is None or record.digest != digest or record.sizes != sizes:
-        record_file.unlink(missing_ok=True)
         contents, problems = _contents(found, splits, listing, for_detector, show_progress)
         if not all(content['images'] for content in contents.values()) and not any(one.level == ERROR for one in problems):
-            absent = next(one.text for one in problems if one.text.startswith(_ABSENT.what)).partition(';')[0]
-            raise UserError(f'{listing.root} is in {found.layout}, and has {absent}: put them beside the annotations')
+            empty = next(split for split, content in contents.items() if not content['images'])
+            absent = next((f'{one.what}: {one.count} ({one.which})' for one in problems
+                           if one.split == empty and one.what == _ABSENT.what), 'no images')
+            raise UserError(f'{listing.root} is in {found.layout}, and {empty} has {absent}: put them beside the annotations')
+        if for_detector and not any(one.level == ERROR for one in problems):
+            problems += [Problem(ERROR, split, f'none of its {len(content["images"])} images has an object')
+                         for split, content in contents.items() if not content['annotations']]
         if strays:
-            problems.append(problem(NOTE, 'all', 'annotations in the folder of no split', strays, 'not used'))
-        files = {split: atomic_write(folder / f'{split}.json', lambda path, content=content: path.write_bytes(_encoded(content)))
-                 for split, content in contents.items()}
-        record = _Record(digest, {split: file.stat().st_size for split, file in files.items()}, problems)
-        atomic_write(record_file, lambda path: path.write_bytes(msgspec.json.encode(record)))
+            names = [_name(item, listing) for item in strays]
+            problems.append(problem(NOTE, 'all', 'annotations in the folder of no split', names, 'not used'))
+        record = _Record(digest, {}, problems)
+        try:
+            for split, content in contents.items():
+                encoded = encode_coco(content)
+                record.sizes[split] = len(encoded)
+                atomic_write(folder / f'{split}.json', lambda path, encoded=encoded: path.write_bytes(encoded))
+            atomic_write(record_file, lambda path: path.write_bytes(msgspec.json.encode(record)))
+        except OSError as error:
+            raise UserError(f'the converted annotations cannot be written to {folder} ({error.strerror}): --work-dir names '
+                            'another folder') from error
     coco = {split: CocoSplit(split, folder / f'{split}.json', listing.root, named_image_dir=listing.root) for split in splits}
     layout = f'{found.layout}, converted to COCO\'s in {folder}'
     return Converted(layout, coco, record.problems, found.has_background)
 
 
-def _settled(splits: Mapping[str, list]) -> tuple[dict[str, list], list[str]]:
+def _settled(splits: Mapping[str, list]) -> tuple[dict[str, list], list]:
     """The splits that are used, and what belongs to none while there are others."""
     used = {split: items for split, items in splits.items() if items}
-    both = used.pop('trainval', None)
-    if both and 'train' not in used:
-        used['train'] = both
-    strays = used.pop('all') if len(used) > 1 and 'all' in used else []
-    return used, [str(getattr(item, 'name', item)) for item in strays]
+    strays = []
+    if both := used.pop('trainval', None):
+        if 'train' not in used:
+            used['train'] = both
+        else:
+            known = {id(item) if isinstance(item, tuple) else item for split in ('train', 'val') for item in used.get(split, ())}
+            strays += [item for item in both if (id(item) if isinstance(item, tuple) else item) not in known]
+    if len(used) > 1:
+        strays += used.pop('all', [])
+    return used, strays
 
 
-def _digest(found: Found, listing: Listing, for_detector: bool) -> str:
-    """Of all that the result depends on: annotation files and images by name, size and time."""
-    digest = hashlib.blake2b(f'{__version__} {found.layout} {for_detector}'.encode(), digest_size=16)
-    for path in [*found.files, *listing.images]:
+def _digest(layout: str, listing: Listing, for_detector: bool) -> str:
+    """Of all that the result depends on: the code that reads, and all files by name, size and time."""
+    digest = hashlib.blake2b(f'{code_digest()} {layout} {for_detector}'.encode(), digest_size=16)
+    for path in listing.files:
         state = path.stat()
-        digest.update(f'{path}\0{state.st_size}\0{state.st_mtime_ns}\n'.encode('utf-8', 'surrogateescape'))
+        digest.update(f'{path}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}\n'.encode('utf-8', 'surrogateescape'))
     return digest.hexdigest()
 
 
@@ -131,8 +150,16 @@ def _contents(found: Found, splits: Mapping[str, list], listing: Listing, for_de
         for split, items in splits.items():
             read = list(with_progress(pool.map(lambda item: _read(found, item, listing, left_out), items),
                                        f'converting {split}', len(items) if show_progress else 0))
-            problems += _problems(split, [remark for image in read for remark in image.remarks])
+            remarks = [remark for image in read for remark in image.remarks]
+            absent = sum(remark is _ABSENT for remark, _ in remarks)
+            if TOO_MANY * len(items) < absent < len(items):
+                remarks = [(_MANY_ABSENT if remark is _ABSENT else remark, entry) for remark, entry in remarks]
+            problems += _problems(split, remarks)
             images[split] = [image for image in read if image.size]
+    used = {image.file for many in images.values() for image in many}
+    told = {entry for _, entry in found.remarks}
+    unused = [name for image in listing.photos if image not in used and (name := listing.name(image)) not in told]
+    problems += _problems('all', [(_UNUSED, name) for name in unused])
     _drop_rectangles(images, problems)
     named = {instance.name for many in images.values() for image in many for instance in image.instances}
     listed = [name for name in found.classes or () if name not in left_out]
@@ -173,7 +200,8 @@ def _read(found: Found, item: object, listing: Listing, left_out: Collection[str
         if image.size is None:
             image.remarks.append((_NO_SIZE, listing.name(image.file)) if isinstance(image.file, Path) else (_ABSENT, image.file))
     image.remarks += [(_STUFF, instance.name) for instance in image.instances if instance.name in left_out]
-    image.remarks += [(_EMPTY, f'{instance.name} of {image.file}') for instance in image.instances
+    file = listing.name(image.file) if isinstance(image.file, Path) else image.file
+    image.remarks += [(_EMPTY, f'{instance.name} of {file}') for instance in image.instances
                       if instance.box is None and not instance.segmentation]
     image.instances = [instance for instance in image.instances
                        if instance.name not in left_out and (instance.box is not None or instance.segmentation)]
@@ -219,8 +247,3 @@ def _box(outline: list[list[float]] | dict) -> Box:
     return (min(x), min(y), max(x) - min(x), max(y) - min(y)) if x and y else (0, 0, 0, 0)
 
 
-def _encoded(content: dict) -> bytes:
-    try:
-        return msgspec.json.encode(content)
-    except UnicodeEncodeError:  # file names that are no UTF-8, for which Python has escapes
-        return json.dumps(content).encode()

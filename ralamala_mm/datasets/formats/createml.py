@@ -5,25 +5,22 @@ Format: https://developer.apple.com/documentation/createml/building-an-object-de
 
 from pathlib import Path
 
-from ralamala_mm.datasets.report import split_name
-
 from .json_files import as_list, read_json, written_by
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, number
 
-_PROBED = 50  # JSON files that are looked into
+_KEYS = (('image', 'annotations'), ('imagefilename', 'annotation'))  # as tools write them, and Apple's first examples
+_PROBED = 50  # JSON files that are looked into before others
 
 
 def find(listing: Listing) -> Found | None:
     """The CreateML data set below a folder, if there is one."""
-    files, splits = [], {}
-    for path in listing.of('.json')[:_PROBED]:
-        if not (entries := _entries(path)):
-            continue
-        files.append(path)
-        split = listing.split(path)
-        split = split if split != 'all' else split_name(path.stem) or 'all'
-        splits.setdefault(split, []).extend((path, entry) for entry in entries)
-    return Found('CreateML format', splits, lambda item: _read(*item, listing), files) if files else None
+    splits: dict[str, list] = {}
+    for i, path in enumerate(listing.of('.json')):
+        if i == _PROBED and not splits:
+            break
+        if entries := _entries(path):
+            splits.setdefault(listing.split_of_file(path), []).extend((path, entry) for entry in entries)
+    return Found('CreateML format', splits, lambda item: _read(*item, listing)) if splits else None
 
 
 def _entries(path: Path) -> list[dict] | None:
@@ -34,8 +31,11 @@ def _entries(path: Path) -> list[dict] | None:
         content = read_json(path)
     except LabelError:
         return None
-    keys = {'image', 'annotations'}
-    return content if isinstance(content, list) and all(isinstance(one, dict) and keys <= set(one) for one in content) else None
+    if not isinstance(content, list) or not all(
+            isinstance(one, dict) and any(set(keys) <= set(one) for keys in _KEYS) for one in content):
+        return None
+    return [{ours: entry[theirs] for ours, theirs in zip(_KEYS[0], keys, strict=True)} for entry in content
+            for keys in _KEYS if set(keys) <= set(entry)]
 
 
 def _read(path: Path, entry: dict, listing: Listing) -> LabeledImage:

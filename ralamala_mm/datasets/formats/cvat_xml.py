@@ -56,13 +56,13 @@ def find(listing: Listing) -> Found | None:
     names: dict[str, None] = {}
     remarks = []
     for path in files:
-        own = listing.split(path) if listing.split(path) != 'all' else split_name(path.stem) or 'all'
+        own = listing.split_of_file(path)
         with naming(path):
             root = read_xml(path)
             names |= dict.fromkeys(label.text.strip() for label in root.iterfind('meta//labels/label/name') if label.text)
             for image in [*_images(path, root), *_frames(path, root, listing, remarks)]:
                 splits.setdefault(split_name(image.subset) or own, []).append(image)
-    return Found('CVAT\'s XML format', splits, lambda image: _read(image, listing), files, list(names) or None, remarks)
+    return Found('CVAT\'s XML format', splits, lambda image: _read(image, listing), list(names) or None, remarks)
 
 
 def _images(path: Path, root: Element) -> Iterator[_Image]:
@@ -86,10 +86,27 @@ def _frames(path: Path, root: Element, listing: Listing, remarks: list[tuple[Rem
     if size is None:
         raise LabelError('has tracks and no original_size')
     width, height = (int(number(size.findtext(key), key)) for key in ('width', 'height'))
-    numbered = {int(digits[-1]): image for image in listing.images if (digits := re.findall(r'\d+', image.stem))}
+    numbered = _numbered(path, root, listing)
     remarks += [(_NO_FRAME, f'frame {frame}') for frame in sorted(set(shapes) - set(numbered))]
     for frame, image in sorted(numbered.items()):
         yield _Image(path, str(image), '', (width, height), shapes.get(frame, []))
+
+
+def _numbered(path: Path, root: Element, listing: Listing) -> dict[int, Path]:
+    """Images by their frame: those that CVAT takes out of a video, `frame_000000`, by number, others in their order.
+
+    Raises:
+        LabelError: there are as many or other images than one video has.
+    """
+    images = [image for image in listing.photos if image.is_relative_to(path.parent)]
+    numbers = [re.fullmatch(r'frame_(\d+)', image.stem) for image in images]
+    numbered = ({int(number[1]): image for number, image in zip(numbers, images, strict=True)} if all(numbers)
+                else dict(enumerate(images)))
+    size = root.findtext('meta//size')
+    if len(numbered) < len(images) or (not all(numbers) and size and int(number(size, 'size')) != len(images)):
+        raise LabelError(f'has tracks of {size or "some"} frames, and there are {len(images)} images below its folder: put each '
+                         'video with its XML file into a folder of its own')
+    return numbered
 
 
 def _read(entry: _Image, listing: Listing) -> LabeledImage:

@@ -20,7 +20,7 @@ def written_by(tool: str) -> Iterator[None]:
         yield
     except LabelError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise LabelError(f'is not as {tool} writes it ({error!r})') from error
 
 

@@ -15,6 +15,7 @@ from ralamala_mm.datasets.report import NOTE
 
 from .json_files import as_list, read_json, written_by
 from .labels import (
+    RENAMED,
     Found,
     Instance,
     LabeledImage,
@@ -46,7 +47,7 @@ def find(listing: Listing) -> Found | None:
     stems, folders = {path.stem for path in files}, {path.parent for path in files}
     remarks = [(_UNLABELED, listing.name(image)) for image in listing.images
                if image.stem not in stems and image.parent in folders]
-    return Found('labelme format', by_split(listing, files), lambda path: _read(path, listing), files, remarks=remarks)
+    return Found('labelme format', by_split(listing, files), lambda path: _read(path, listing), remarks=remarks)
 
 
 def _is_labelme(path: Path) -> bool:
@@ -62,17 +63,21 @@ def _read(path: Path, listing: Listing) -> LabeledImage:
     with written_by('labelme'):
         name, shapes = str(content.get('imagePath') or path.stem), as_list(content['shapes'], 'shapes')
         height, width = content.get('imageHeight'), content.get('imageWidth')
-        image = listing.image(name.replace('\\', '/'), [path.parent], listing.split(path))
-        if isinstance(image, str):  # renamed since, as the JSON file was
-            beside = listing.image(path.stem, [path.parent], listing.split(path))
-            image = beside if isinstance(beside, Path) else image
-        size = (int(width), int(height)) if width and height else image_size(image)
+        image, is_renamed = listing.own_image(path, name.replace('\\', '/'), [path.parent])
+        if width and height:
+            size = (int(number(width, 'imageWidth')), int(number(height, 'imageHeight')))
+        else:
+            size = image_size(image) if isinstance(image, Path) else None
         if size is None:
-            raise LabelError('has no imageWidth and imageHeight, and its image cannot be read')
+            raise LabelError('has no imageWidth and imageHeight, and its image is not there or cannot be read')
         found = LabeledImage(image, size)
+        if is_renamed:
+            found.remarks.append((RENAMED, f'{path.name}: {name}'))
         groups: dict[tuple, list[Instance]] = defaultdict(list)  # shapes of one label and group_id are parts of one object
         for i, shape in enumerate(shapes):
-            label, group = str(shape['label']), shape.get('group_id')
+            label, group = str(shape['label']).strip(), shape.get('group_id')
+            if not label:
+                raise LabelError('a shape without a label')
             if label in _NO_OBJECTS:
                 found.remarks.append((_NOT_OBJECTS, path.name))
             elif (instance := _instance(shape, label, size)) is None:

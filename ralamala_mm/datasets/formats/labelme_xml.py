@@ -29,12 +29,11 @@ def find(listing: Listing) -> Found | None:
     files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>') and b'<imagesize>' in path.read_bytes()]
     if not files:
         return None
-    masks = {path.name: path for path in listing.of('.png') if path.parts[-2:][0].lower() == 'masks' or 'Masks' in path.parts}
-    return Found('LabelMe XML format', by_split(listing, files), lambda path: _read(path, listing, masks),
-                 [*files, *masks.values()])
+    mask_dirs = frozenset(path.parent for path in listing.of('.png') if listing.is_mask(path))
+    return Found('LabelMe XML format', by_split(listing, files), lambda path: _read(path, listing), mask_dirs=mask_dirs)
 
 
-def _read(path: Path, listing: Listing, masks: dict[str, Path]) -> LabeledImage:
+def _read(path: Path, listing: Listing) -> LabeledImage:
     root = read_xml(path)
     image = listing.image((root.findtext('filename') or path.stem).strip(), [path.parent], listing.split(path))
     size = image_size(image) if isinstance(image, Path) else None
@@ -47,16 +46,17 @@ def _read(path: Path, listing: Listing, masks: dict[str, Path]) -> LabeledImage:
         if (entry.findtext('deleted') or '0').strip() != '1':
             name = (entry.findtext('name') or '').strip()
             whole = (entry.findtext('parts/ispartof') or entry.findtext('id') or str(len(groups))).strip()
-            groups.setdefault((name, whole), []).append(_instance(entry, name, size, masks))
+            groups.setdefault((name, whole), []).append(_instance(entry, name, size, path, listing))
     found.instances = [instance for parts in groups.values() for instance in one_object(parts, size)]
     return found
 
 
-def _instance(entry: Element, name: str, size: tuple[int, int], masks: dict[str, Path]) -> Instance:
+def _instance(entry: Element, name: str, size: tuple[int, int], path: Path, listing: Listing) -> Instance:
     if (mask := entry.findtext('segm/mask')) is not None:
-        if mask.strip() not in masks:
-            raise LabelError(f'names the mask {mask}, which is not there')
-        return Instance(name, segmentation=run_lengths(read_mask(masks[mask.strip()]), 0, 0, size))
+        values = read_mask(listing.near(mask.strip(), path))
+        if values.shape != size[::-1]:
+            raise LabelError(f'its mask {mask} has another size than its image')
+        return Instance(name, segmentation=run_lengths(values, 0, 0, size))
     points = [number(point.findtext(axis), axis) for point in entry.iterfind('polygon/pt') for axis in 'xy']
     if len(points) < 6:
         raise LabelError(f'an object {name} without a polygon')

@@ -14,9 +14,11 @@ from pycocotools import mask as masks
 
 from ralamala_mm.datasets.images import find_file
 from ralamala_mm.datasets.locating import ImageIndex, holds_masks, is_hidden
-from ralamala_mm.datasets.report import is_image, split_name
+from ralamala_mm.datasets.report import CORRECTED, is_image, split_name
 from ralamala_mm.errors import UserError
 
+_MOST = 1 << 28  # pixels of an image with masks
+_CORNERS = 64  # of the polygon that stands for an ellipse
 Box = tuple[float, float, float, float]
 Polygon = list[float]
 
@@ -44,6 +46,10 @@ class Remark(NamedTuple):
     level: str
     what: str
     consequence: str = ''
+
+
+RENAMED = Remark(CORRECTED, 'annotations that name another image than the one beside them that bears their name',
+                 'the one beside them is taken')
 
 
 @dataclass(slots=True)
@@ -90,39 +96,81 @@ class Found:
 
             Raises:
                 LabelError: it cannot be read.
-        files: all annotation files; if they and the images stay the same, so do the annotations.
         classes: names in the order of their labels; None: those of the objects, sorted.
         remarks: what is to be noted of the whole, with its entries.
         stuff: classes of regions without instances, such as sky, which a detector does not learn.
+        mask_dirs: folders with files of masks that are no masks of classes.
         has_background: whether pixels without an object are a class of their own; else nobody said what they are.
     """
 
     layout: str
     splits: dict[str, list]
     read: Callable[[object], LabeledImage]
-    files: Sequence[Path]
     classes: Sequence[str] | None = None
     remarks: list[tuple[Remark, str]] = field(default_factory=list)
     stuff: frozenset[str] = frozenset()
+    mask_dirs: frozenset[Path] = frozenset()
     has_background: bool = True
 
 
 class Listing:
-    """All files below a folder, hidden ones left out."""
+    """All files below a folder, links followed, hidden ones and those that lead nowhere left out.
 
-    def __init__(self, root: Path):
-        self.root = root
+    Args:
+        root: the folder.
+        work_dir: is left out, where it lies in the folder.
+    """
+
+    def __init__(self, root: Path, work_dir: Path):
+        self.root = Path(os.path.abspath(root))
+        self._work_dir = os.path.realpath(work_dir)
         self._indices: dict[str, ImageIndex] = {}
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
+        seen = {self._work_dir}
         for folder, folders, names in os.walk(self.root, followlinks=True):
+            if (place := os.path.realpath(folder)) in seen:  # links can lead in a circle
+                folders.clear()
+                continue
+            seen.add(place)
             folders[:] = sorted(name for name in folders if not is_hidden(name))
             for name in sorted(names):
-                if not is_hidden(name):
-                    found.setdefault(os.path.splitext(name)[1].lower(), []).append(Path(folder, name))
+                if not is_hidden(name) and os.path.isfile(path := os.path.join(folder, name)):
+                    found.setdefault(os.path.splitext(name)[1].lower(), []).append(Path(path))
         return found
+
+    @cached_property
+    def files(self) -> list[Path]:
+        return sorted(path for paths in self._by_suffix.values() for path in paths)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in self.files:
+            found.setdefault(path.name, []).append(path)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return name in self._by_name
+
+    def near(self, name: str, path: Path) -> Path:
+        """The file of a name that belongs to another file: of the same split, and with most folders in common.
+
+        Raises:
+            LabelError: there is none, or several are as near.
+        """
+        alike = self._by_name.get(name, [])
+        splits = {self.split(path), self.split_of_file(path)}
+        alike = [one for one in alike if self.split(one) in splits] or alike
+        common = [len(os.path.commonpath([one, path])) for one in alike]
+        nearest = [one for one, length in zip(alike, common, strict=True) if length == max(common)]
+        if len(nearest) != 1:
+            raise LabelError(f'names {name}, which is not there' if not nearest else
+                             f'names {name}, which could be {self.name(nearest[0])} or {self.name(nearest[1])}')
+        return nearest[0]
 
     def of(self, *suffixes: str) -> list[Path]:
         """Files of these suffixes, given in lower case."""
@@ -140,7 +188,8 @@ class Listing:
 
     def is_mask(self, path: Path) -> bool:
         """Whether a file lies in a folder of masks."""
-        return any(map(holds_masks, path.relative_to(self.root).as_posix().lower().split('/')[:-1]))
+        return any(holds_masks(part) or part.startswith('segmentation')
+                   for part in path.relative_to(self.root).as_posix().lower().split('/')[:-1])
 
     def name(self, path: Path) -> str:
         """How messages call a file."""
@@ -152,13 +201,41 @@ class Listing:
         return next((name for part in reversed(parts) if (name := split_name(part))), 'all')
 
     def image(self, name: str, folders: Sequence[Path], split: str = '') -> Path | str:
-        """The image that a name means: in one of these folders, else anywhere; the name itself if there is none, or several."""
+        """The image that a name means, in one of these folders, else anywhere below the root; else the name itself."""
         for folder in folders:
-            if found := find_file(os.path.join(folder, name)):
-                return Path(found)
-        index = self._indices.setdefault(split, ImageIndex(self.root, split))
+            found = find_file(os.path.join(folder, name))
+            if found and (path := Path(os.path.normpath(found))).is_relative_to(self.root):
+                return path
+        index = self._indices.setdefault(split, ImageIndex(self.root, split, self.images))
         found = index.find(name)
         return self.root / found if found else name
+
+    def own_image(self, path: Path, named: str, folders: Sequence[Path]) -> tuple[Path | str, bool]:
+        """The image of an annotation file, and whether the file names another one than that of its own name.
+
+        Args:
+            path: the annotation file; the image that bears its name is the one, whatever the file says: files are renamed.
+            named: the image's name in the file; '' for none.
+            folders: where images lie.
+        """
+        split = self.split(path)
+        own = next((image for folder in folders for image in self._by_stem.get((folder, path.stem), ())), None)
+        image = self.image(named, folders, split) if named else path.stem
+        if isinstance(image, str) and own is None:
+            beside = self.image(path.stem, folders, split)
+            image = beside if isinstance(beside, Path) else image
+        return own or image, own is not None and isinstance(image, Path) and image.stem != own.stem
+
+    @cached_property
+    def _by_stem(self) -> dict[tuple[Path, str], list[Path]]:
+        found: dict[tuple[Path, str], list[Path]] = {}
+        for path in self.images:
+            found.setdefault((path.parent, path.stem), []).append(path)
+        return found
+
+    def split_of_file(self, path: Path) -> str:
+        """The split of an annotation file of many images: by its own name, else by its folders."""
+        return split_name(path.stem) or self.split(path)
 
 
 def by_split(listing: Listing, paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -201,9 +278,9 @@ def rotated_rectangle(box: Box, angle: float) -> Polygon:
     return _rotated(np.array(rectangle(box)).reshape(-1, 2), (x + width / 2, y + height / 2), angle)
 
 
-def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0, points: int = 64) -> Polygon:
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Polygon:
     """An ellipse about (x, y) as a polygon; `angle` in degrees, clockwise as seen in an image."""
-    turn = np.arange(points) * (2 * np.pi / points)
+    turn = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     across, down = radius_x * np.cos(turn), radius_y * np.sin(turn)
     return _rotated(np.stack([x + across, y + down], axis=1), (x, y), angle)
 
@@ -223,9 +300,11 @@ def run_lengths(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) ->
         top: row of its first pixel.
         size: width and height of the image.
     """
+    if size[0] * size[1] > _MOST:
+        raise LabelError(f'an image of {size[0]}×{size[1]} pixels, which is too many')
     whole = np.zeros((size[1], size[0]), np.uint8, order='F')
     y, x = max(top, 0), max(left, 0)
-    part = mask[y - top:size[1] - top, x - left:size[0] - left]
+    part = mask[y - top:max(0, size[1] - top), x - left:max(0, size[0] - left)]
     whole[y:y + part.shape[0], x:x + part.shape[1]] = part
     if not whole.any():
         return None
@@ -263,7 +342,10 @@ def one_object(parts: Sequence[Instance], size: tuple[int, int]) -> list[Instanc
         parts: of one class.
         size: width and height of the image.
     """
-    boxes, outlines = [one for one in parts if one.box], [one.segmentation for one in parts if one.segmentation]
+    boxes = [one for one in parts if one.box and not one.segmentation]
+    outlines = [one.segmentation for one in parts if one.segmentation]
+    if len(parts) == 1:
+        return list(parts)
     if len(boxes) > 1 or not outlines:
         return list(parts)
     return [Instance(parts[0].name, boxes[0].box if boxes else None, joined(outlines, size))]
@@ -274,6 +356,8 @@ def joined(parts: Sequence[list[Polygon] | dict], size: tuple[int, int]) -> list
     if all(isinstance(part, list) for part in parts):
         return [polygon for part in parts for polygon in part]
     width, height = size
+    if any(isinstance(part, list) and min(map(len, part)) < 6 for part in parts):
+        raise LabelError('a polygon of fewer than three points')
     encoded = [rle for part in parts for rle in (masks.frPyObjects(part, height, width) if isinstance(part, list) else [part])]
     merged = masks.merge(encoded)
     return dict(size=[height, width], counts=merged['counts'].decode())

@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ralamala_mm.datasets.mask_layouts import find_masks
+from ralamala_mm.datasets.mask_merging import binary
 from ralamala_mm.datasets.report import CORRECTED
 from ralamala_mm.errors import UserError
 
-from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, read_mask, run_lengths
+from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, run_lengths
 
 _EMPTY = Remark(CORRECTED, 'masks without a pixel', 'not used')
 
@@ -21,17 +24,21 @@ def find(listing: Listing) -> Found | None:
         return None  # of masks of classes, which no detector reads
     splits = {name: [(split.image(stem), files) for stem, files in sorted(split.merged.files.items())]
               for name, split in found.items() if split.merged}
-    masks = [path for items in splits.values() for _, files in items for _, path in files]
     if not any(re.search(r'\d', path.stem.removeprefix(image.stem)) for items in splits.values() for image, files in items
                for _, path in files):
         return None
-    return Found('images with one mask for each object', splits, lambda item: _read(*item), masks)
+    return Found('images with one mask for each object', splits, lambda item: _read(*item))
 
 
 def _read(image: Path, masks: Sequence[tuple[str, Path]]) -> LabeledImage:
     found = LabeledImage(image)
     for name, path in masks:
-        values = read_mask(path)
+        try:
+            values = binary(path)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise LabelError(f'{path.name} cannot be read ({error})') from error
+        if values is None:
+            raise LabelError(f'{path.name} has more than 0 and one other value')
         size = (values.shape[1], values.shape[0])
         found.size = found.size or size
         if found.size != size:

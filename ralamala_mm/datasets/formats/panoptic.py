@@ -9,7 +9,8 @@ import numpy as np
 from msgspec import Struct
 from PIL import Image
 
-from ralamala_mm.datasets.report import NOTE, split_name
+from ralamala_mm.datasets.locating import has_text
+from ralamala_mm.datasets.report import NOTE
 
 from .json_files import read_json
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, naming, run_lengths
@@ -54,7 +55,7 @@ def find(listing: Listing) -> Found | None:
     Raises:
         UserError: a file that is called one is none.
     """
-    files = [path for path in listing.of('.json') if 'panoptic' in path.name.lower() or _has_segments(path)]
+    files = [path for path in listing.of('.json') if has_text(path, b'"segments_info"')]
     if not files:
         return None
     splits: dict[str, list] = {}
@@ -65,16 +66,17 @@ def find(listing: Listing) -> Found | None:
         categories = {category.id: category for category in content.categories}
         is_thing |= {category.name: bool(category.isthing) for category in content.categories}
         images = {image.id: image for image in content.images}
-        split = split_name(path.stem) or listing.split(path)
+        split = listing.split_of_file(path)
         splits.setdefault(split, []).extend((path, images.get(entry.image_id), entry, categories, split)
                                             for entry in content.annotations)
-    return Found('COCO panoptic format', splits, lambda item: _read(*item, listing), files, list(is_thing),
-                 stuff=frozenset(name for name, thing in is_thing.items() if not thing), has_background=False)
+    return Found('COCO panoptic format', splits, lambda item: _read(*item, listing), list(is_thing),
+                 stuff=frozenset(name for name, thing in is_thing.items() if not thing),
+                 mask_dirs=frozenset(folder for path in files for folder in _folders(path)), has_background=False)
 
 
-def _has_segments(path: Path) -> bool:
-    with path.open('rb') as file:
-        return b'"segments_info"' in file.read(2**16)
+def _folders(path: Path) -> list[Path]:
+    """Where the PNG files of an annotation file may lie."""
+    return [path.with_suffix(''), path.parent, path.parent.parent / path.stem]
 
 
 def _read(path: Path, image: _Image | None, entry: _Annotation, categories: dict[int, _Category], split: str,
@@ -82,7 +84,7 @@ def _read(path: Path, image: _Image | None, entry: _Annotation, categories: dict
     if image is None:
         raise LabelError(f'has an annotation of the image {entry.image_id}, which it does not list')
     found = LabeledImage(listing.image(image.file_name, [path.parent], split), (image.width, image.height))
-    folders = [path.with_suffix(''), path.parent / path.stem, path.parent, path.parent.parent / path.stem]
+    folders = _folders(path)
     mask = next((folder / entry.file_name for folder in folders if (folder / entry.file_name).is_file()), None)
     if mask is None:
         raise LabelError(f'names {entry.file_name}, which is not in {folders[0]}')

@@ -43,7 +43,7 @@ def find(listing: Listing) -> Found | None:
     files = [path for path in listing.of('.json') if path.parent.name == 'ann']
     if not any(_is_annotation(path) for path in files[:_PROBED]):
         return None
-    return Found('Supervisely format', by_split(listing, files), lambda path: _read(path, listing), files, _classes(listing))
+    return Found('Supervisely format', by_split(listing, files), lambda path: _read(path, listing), _classes(listing))
 
 
 def _is_annotation(path: Path) -> bool:

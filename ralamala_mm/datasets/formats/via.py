@@ -1,32 +1,34 @@
 """VGG Image Annotator: a JSON file of images with regions. Format: https://www.robots.ox.ac.uk/~vgg/software/via."""
 
+import math
 from pathlib import Path
 
-from ralamala_mm.datasets.report import NOTE, split_name
+from ralamala_mm.datasets.locating import has_text
+from ralamala_mm.datasets.report import NOTE
 
 from .json_files import read_json, written_by
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, ellipse, number
 
-_PROBED = 50  # JSON files that are looked into
+_PROBED = 50  # JSON files that are looked into before others
 _OBJECT = 'object'  # the class of regions without attributes, where there is one kind of object
 _WITHOUT_AREA = Remark(NOTE, 'points and lines, which have no area', 'not used')
 
 
 def find(listing: Listing) -> Found | None:
     """The data set below a folder, if there is one."""
-    files, splits = [], {}
-    for path in listing.of('.json')[:_PROBED]:
-        if not (entries := _entries(path)):
-            continue
-        files.append(path)
-        split = listing.split(path)
-        split = split if split != 'all' else split_name(path.stem) or 'all'
-        splits.setdefault(split, []).extend((path, entry) for entry in entries)
-    return Found('VIA format', splits, lambda item: _read(*item, listing), files) if files else None
+    splits: dict[str, list] = {}
+    for i, path in enumerate(listing.of('.json')):
+        if i == _PROBED and not splits:
+            break
+        if entries := _entries(path):
+            splits.setdefault(listing.split_of_file(path), []).extend((path, entry) for entry in entries)
+    return Found('VIA format', splits, lambda item: _read(*item, listing)) if splits else None
 
 
 def _entries(path: Path) -> list[dict] | None:
     """Of an export of annotations, or of a project that was saved."""
+    if not has_text(path, b'"regions"'):
+        return None
     try:
         content = read_json(path)
     except LabelError:
@@ -43,7 +45,7 @@ def _read(path: Path, entry: dict, listing: Listing) -> LabeledImage:
         for region in regions.values() if isinstance(regions, dict) else regions:  # of version 1 and 2
             name, shape = _name(region.get('region_attributes') or {}), region['shape_attributes']
             if (instance := _instance(shape, name)) is None:
-                found.remarks.append((_WITHOUT_AREA, f'{shape["name"]} of {found.file}'))
+                found.remarks.append((_WITHOUT_AREA, f'{shape["name"]} of {entry["filename"]}'))
             else:
                 found.instances.append(instance)
     return found
@@ -73,7 +75,8 @@ def _instance(shape: dict, name: str) -> Instance | None:
         x, y, radius = given('cx', 'cy', 'r')
         return Instance(name, segmentation=[ellipse(x, y, radius, radius)])
     if kind == 'ellipse':
-        return Instance(name, segmentation=[ellipse(*given('cx', 'cy', 'rx', 'ry'))])
+        angle = math.degrees(number(shape.get('theta') or 0, 'theta'))
+        return Instance(name, segmentation=[ellipse(*given('cx', 'cy', 'rx', 'ry'), angle)])
     if kind in ('point', 'polyline'):
         return None
     raise LabelError(f'a region of the shape {kind}, which is not known')

@@ -6,7 +6,8 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -14,9 +15,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from ralamala_mm.datasets.report import NOTE, split_name
+from ralamala_mm.datasets.report import ERROR, NOTE, is_image, split_name
+from ralamala_mm.errors import UserError
 
 from .labels import (
+    RENAMED,
     Found,
     Instance,
     LabeledImage,
@@ -37,6 +40,7 @@ _DIFFICULT = Remark(NOTE, 'objects marked difficult', 'used as all others')
 _UNLABELED = Remark(NOTE, 'images without an XML file', 'not used, as nothing says that they show no objects')
 _UNLISTED = Remark(NOTE, 'XML files that no list in ImageSets names', 'not used')
 _ABSENT = Remark(NOTE, 'names in ImageSets without an XML file and an image', 'left out')
+_SEVERAL = Remark(ERROR, 'names in ImageSets that several XML files bear', 'name them with their folder')
 _EMPTY = Remark(NOTE, 'images that ImageSets names, without an XML file', 'taken as images without objects')
 _NO_BOX = Remark(NOTE, 'masks in SegmentationObject that fill no box', 'not used')
 _FILLS = 0.5  # overlap of a mask's box with an object's from which they are one
@@ -44,7 +48,11 @@ _OUTLINE, _PALE = 255, 0xE0E0C0  # around objects in SegmentationObject, as an i
 
 
 def find(listing: Listing) -> Found | None:
-    """The Pascal VOC data set below a folder, if there is one."""
+    """The Pascal VOC data set below a folder, if there is one.
+
+    Raises:
+        UserError: several folders have lists of the same splits.
+    """
     files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>', b'<annotation ', b'<annotation/')]
     if not files:
         return None
@@ -54,29 +62,31 @@ def find(listing: Listing) -> Found | None:
         folders = {path.parent for path in files} | {path.parent.parent / name for path in files for name in _IMAGES}
         remarks = [(_UNLABELED, listing.name(image)) for image in listing.images
                    if image.stem not in stems and image.parent in folders]
-    masks = {path.stem: path for path in listing.images if path.parent.name == 'SegmentationObject'}
-    return Found('Pascal VOC format', splits, lambda path: _read(path, listing, masks), [*files, *masks.values()],
-                 remarks=remarks)
+    masks = {(path.parent.parent, path.stem): path for path in listing.images if path.parent.name == 'SegmentationObject'}
+    return Found('Pascal VOC format', splits, lambda path: _read(path, listing, masks), remarks=remarks)
 
 
 def _by_lists(listing: Listing, files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[tuple[Remark, str]]]:
     """Splits by lists such as `ImageSets/Main/train.txt`; those of single classes, `cat_train.txt`, are passed over."""
-    by_stem = {path.stem: path for path in files}
     for folder in _LISTS:
-        lists = {path.stem: path for path in listing.of('.txt')
-                 if path.parent.as_posix().endswith(f'/{folder}') and split_name(path.stem) and '_' not in path.stem}
+        lists = [path for path in listing.of('.txt')
+                 if path.parent.as_posix().endswith(f'/{folder}') and split_name(path.stem) and '_' not in path.stem]
         if not lists:
             continue
+        if len({path.parent for path in lists}) > 1:
+            raise UserError(f'{lists[0].parent} and {lists[-1].parent} both hold lists: give one of their data sets to --data')
         splits: dict[str, list[Path]] = {}
-        remarks = []
-        for stem, path in sorted(lists.items()):
-            lines = [line.split()[0] for line in path.read_text(errors='replace').splitlines() if line.strip()]
-            for line in lines:
-                name = Path(line).stem if Path(line).suffix.lower() in ('.jpg', '.png', '.xml') else line
-                item = by_stem.get(name) or listing.image(name, [])
+        remarks, by_name = [], _by_name(files)
+        for path in sorted(lists):
+            for name in _names_in(path, by_name):
+                if name in by_name and by_name[name] is None:
+                    remarks.append((_SEVERAL, f'{name} of {path.name}'))
+                    continue
+                file = by_name.get(name)
+                item = file or listing.image(name, [], split_name(path.stem))
                 if isinstance(item, Path):
-                    splits.setdefault(split_name(stem), []).append(item)
-                if name not in by_stem:
+                    splits.setdefault(split_name(path.stem), []).append(item)
+                if file is None:
                     remarks.append((_EMPTY if isinstance(item, Path) else _ABSENT, f'{name} of {path.name}'))
         listed = {path for many in splits.values() for path in many}
         remarks += [(_UNLISTED, listing.name(path)) for path in files if path not in listed]
@@ -84,27 +94,45 @@ def _by_lists(listing: Listing, files: Sequence[Path]) -> tuple[dict[str, list[P
     return {}, []
 
 
-def _read(path: Path, listing: Listing, masks: Mapping[str, Path]) -> LabeledImage:
+def _by_name(files: Sequence[Path]) -> dict[str, Path | None]:
+    """Files by how lists may name them: without suffix, with the folders below `Annotations` or without; None for two's."""
+    found: dict[str, Path | None] = {}
+    for path in files:
+        at = next((i for i in reversed(range(len(path.parts))) if path.parts[i].lower() == 'annotations'), len(path.parts) - 2)
+        for name in {'/'.join([*path.parts[at + 1:-1], path.stem]), path.stem}:
+            found[name] = None if name in found else path
+    return found
+
+
+def _names_in(path: Path, known: Collection[str]) -> Iterator[str]:
+    """Names of images without suffix; a line may have a -1, 0 or 1 behind a known name, or quotes around it."""
+    for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines():
+        name = line.strip()
+        name = (name if name in known else re.sub(r'\s+-?[01]$', '', name)).strip('"')
+        if name:
+            yield name.rpartition('.')[0] if is_image(name) or name.endswith('.xml') else name
+
+
+def _read(path: Path, listing: Listing, masks: Mapping[tuple[Path, str], Path]) -> LabeledImage:
     if path.suffix.lower() != '.xml':
         return LabeledImage(path)  # an image without objects
     root = read_xml(path)
     name = (root.findtext('filename') or '').strip()
     folders = [path.parent, *(base / inner for base in (path.parent.parent, path.parent) for inner in _IMAGES)]
     folders += [base / inner / path.parent.name for base in (path.parent.parent, path.parent.parent.parent) for inner in _IMAGES]
-    split = listing.split(path)
-    image = listing.image(name, folders, split) if name else path.stem
-    if isinstance(image, str):
-        image = listing.image(path.stem, folders, split)
+    image, is_renamed = listing.own_image(path, name, folders)
     sizes = [root.findtext(f'size/{key}') for key in ('width', 'height')]
     size = tuple(int(number(text, 'a size')) for text in sizes) if all(sizes) else None
     found = LabeledImage(image, size if size and min(size) > 0 else None)
+    if is_renamed:
+        found.remarks.append((RENAMED, f'{path.name}: {name}'))
     counts_from_1 = (root.findtext('source/database') or '').startswith('The VOC')
     for entry in root.findall('object'):
         found.instances.append(_instance(entry, counts_from_1))
         if (entry.findtext('difficult') or '0').strip() == '1':
             found.remarks.append((_DIFFICULT, path.name))
-    if path.stem in masks:
-        _add_masks(found, masks[path.stem])
+    if mask := masks.get((path.parent.parent, path.stem)):
+        _add_masks(found, mask)
     return found
 
 

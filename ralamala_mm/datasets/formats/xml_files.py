@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from .labels import LabelError
 
-_HEAD = 1000  # bytes in which the first element stands
+_HEAD = 1 << 16  # bytes in which the first element stands
 
 
 def starts_with(path: Path, *elements: bytes) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from ralamala_mm.datasets.coco_objects import TOO_MANY
 from ralamala_mm.datasets.images import image_size
 from ralamala_mm.datasets.report import ERROR, NOTE, split_name
 from ralamala_mm.errors import UserError
@@ -21,6 +22,7 @@ from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, 
 
 _SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}  # as files write and we call them
 _LISTS = ('classes.txt', 'obj.names', 'labels.txt', 'names.txt', 'predefined_classes.txt')  # of class names
+_YAML_NAMES = ('data', 'dataset')
 _LINE = re.compile(r'\d+(\.0*)?(\s+[-+]?[\d.]+(e[-+]?\d+)?){4,}', re.IGNORECASE)
 _PROBED = 50  # text files that are looked into
 _ROUNDING = 0.01  # of the image's size, that a label may reach beyond it
@@ -28,6 +30,7 @@ _SCORED = Remark(NOTE, 'objects with a score, as predictions have', 'all are tak
 _NO_NAMES = Remark(NOTE, 'classes without names', 'a file classes.txt, one name a line, gives them')
 _ORPHANS = Remark(NOTE, 'label files without an image', 'not used')
 _ABSENT = Remark(NOTE, 'images that are named for a split and not there', 'left out')
+_MANY_ABSENT = Remark(ERROR, 'images that are named for a split and not there', 'too many to be left out')
 _UNLISTED = Remark(NOTE, 'labeled images that no split lists', 'not used')
 _UNLABELED = Remark(NOTE, 'images without a label file', 'taken as images without objects')
 _BEYOND = Remark(ERROR, 'labels with values beyond 0 to 1', 'YOLO gives centers, sizes and points as shares of the image')
@@ -51,15 +54,16 @@ def find(listing: Listing) -> Found | None:
         UserError: what names the classes cannot be read.
     """
     texts = {path for path in listing.of('.txt') if path.name not in _LISTS}
-    described = list(_from_yaml(listing)) or list(_from_darknet(listing))
+    described = _from_yaml(listing) or list(_from_darknet(listing))
     splits, remarks = _described_images(listing, described)
-    labeled = {image for image in listing.photos if _label_file(image, texts)}
+    labeled = {image for image in listing.images if _label_file(image, texts)}
     listed = {image for images in splits.values() for image in images}
     if not splits:
-        if not any(one.names for one in described) and not any(map(_is_label_file, sorted(texts)[:_PROBED])):
+        filled = [path for path in sorted(texts) if path.stat().st_size]
+        if not any(one.names for one in described) and not any(map(_is_label_file, filled[:_PROBED])):
             return None
         folders = {image.parent for image in labeled}
-        splits = by_split(listing, [image for image in listing.photos if image.parent in folders])
+        splits = by_split(listing, [image for image in listing.images if image.parent in folders])
     elif labeled - listed:
         remarks += [(_UNLISTED, listing.name(image)) for image in sorted(labeled - listed)]
     labels = {image: _label_file(image, texts) for images in splits.values() for image in images}
@@ -70,15 +74,14 @@ def find(listing: Listing) -> Found | None:
     if not lists:
         lists = {listing.root: {i: f'class {i}' for i in range(_highest_class(used) + 1)}}
         remarks += [(_NO_NAMES, name) for name in lists[listing.root].values()]
-    folders = {path.parent for path in used}
-    remarks += [(_ORPHANS, listing.name(path)) for path in sorted(texts - used)
-                if path.parent in folders and _is_label_file(path) and not _has_image(path, listing)]
+    folders, owned = {path.parent for path in used}, {_label_file(image, texts) for image in labeled}
+    remarks += [(_ORPHANS, listing.name(path)) for path in sorted(texts - used - owned)
+                if path.parent in folders and _is_label_file(path)]
     remarks += [(_UNLABELED, listing.name(image)) for image, path in labels.items() if not path]
     has_keypoints = any(one.has_keypoints for one in described)
     layout = ' and '.join(listing.name(one.path) for one in described)
     return Found(f'YOLO format ({layout})' if described else 'YOLO format', splits,
                  lambda image: _read(image, labels[image], _nearest(lists, labels[image]), has_keypoints),
-                 [*sorted(used), *(one.path for one in described)],
                  list(dict.fromkeys(names[i] for names in lists.values() for i in sorted(names))), remarks)
 
 
@@ -97,41 +100,49 @@ def _described_images(listing: Listing,
         own = listing.split(one.path)
         for split, entries in one.images.items():
             images, absent = _images_of(listing, one, entries)
-            remarks += [(_ABSENT, entry) for entry in absent]
+            too_many = len(absent) > TOO_MANY * (len(absent) + len(images)) and len(absent) > len(entries)
+            remarks += [(_MANY_ABSENT if too_many else _ABSENT, entry) for entry in absent]
             if images:
-                splits.setdefault(split if own == 'all' else own, {}).update(dict.fromkeys(images))
+                splits.setdefault(own if own != 'all' and len(one.images) == 1 else split, {}).update(dict.fromkeys(images))
     return {split: list(images) for split, images in splits.items()}, remarks
 
 
-def _from_yaml(listing: Listing) -> Iterator[_Description]:
+def _from_yaml(listing: Listing) -> list[_Description]:
     """The YAML files with class names and splits that lie highest.
 
     Raises:
         UserError: it names no classes as YOLO does.
     """
-    depth = None
+    described: list[_Description] = []
     for path in sorted(listing.of('.yaml', '.yml'), key=lambda path: len(path.parts)):
-        if depth not in (None, len(path.parts)):
-            return
+        if described and len(described[0].path.parts) < len(path.parts):
+            break
         try:
-            content = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
+            content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # of texts alone: the class `no` is no False
+        except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+            if path.stem in _YAML_NAMES:
+                raise UserError(f'{path} is not valid YAML: {" ".join(str(error).split())}') from error
             continue  # of something else
         if not isinstance(content, dict) or not {'train', 'val', 'test', 'path', 'nc'} & set(content) or 'names' not in content:
             continue
         given = content['names']
         if not isinstance(given, list | dict):
             raise UserError(f'{path} has names that are neither a list nor numbers with names: YOLO writes names: [cat, dog]')
+        items = list(given.items() if isinstance(given, dict) else enumerate(given))
+        if not all(isinstance(name, str) for _, name in items):
+            raise UserError(f'{path} has names that are no texts: YOLO writes names: [cat, dog]')
         try:
-            names = {int(i): str(name) for i, name in (given.items() if isinstance(given, dict) else enumerate(given))}
+            names = {int(i): name for i, name in items}
         except (TypeError, ValueError) as error:
             raise UserError(f'{path} numbers its names with what is no number ({error}): YOLO writes 0: cat') from error
         if not names or min(names) < 0 or len(set(names.values())) < len(names):
             raise UserError(f'{path} has no names, or one twice, or a negative number: each class needs a name of its own')
         images = {ours: [str(entry) for entry in (value if isinstance(value, list) else [value])]
                   for theirs, ours in _SPLITS.items() if (value := content.get(theirs))}
-        depth = len(path.parts)
-        yield _Description(path, names, images, str(content.get('path') or ''), bool(content.get('kpt_shape')))
+        if described and described[-1].path.parent == path.parent and described[-1].names != names:
+            raise UserError(f'{described[-1].path} and {path} give the classes different names: leave one')
+        described.append(_Description(path, names, images, str(content.get('path') or ''), bool(content.get('kpt_shape'))))
+    return described
 
 
 def _from_darknet(listing: Listing) -> Iterator[_Description]:
@@ -180,13 +191,13 @@ def _resolved(listing: Listing, described: _Description, entry: str) -> Iterator
             break  # without it, another split would be meant
         parts = parts[1:]
     inside = Path(os.path.realpath(listing.root))
-    return (way for way in ways if way.exists() and Path(os.path.realpath(way)).is_relative_to(inside))
+    return (way for way in ways if os.path.exists(way) and Path(os.path.realpath(way)).is_relative_to(inside))
 
 
 def _images_of(listing: Listing, described: _Description, entries: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Images that entries of a split mean, and the entries that mean none: folders, lists of images, or images."""
     images: dict[Path, None] = {}
-    absent = []
+    absent, inside = [], set(listing.images)
     for entry in entries:
         way = next(_resolved(listing, described, entry), None)
         if way is None:
@@ -197,12 +208,12 @@ def _images_of(listing: Listing, described: _Description, entries: Sequence[str]
         elif way.suffix == '.txt':
             for line in filter(None, map(str.strip, way.read_text(errors='replace').splitlines())):
                 image = listing.image(line, [way.parent, described.path.parent / described.base, listing.root])
-                if isinstance(image, Path):
-                    images[Path(os.path.normpath(image))] = None
+                if image in inside:
+                    images[image] = None
                 else:
                     absent.append(line)
-        else:
-            images[Path(os.path.normpath(way))] = None
+        elif (image := Path(os.path.normpath(way))) in inside:
+            images[image] = None
     return list(images), absent
 
 
@@ -214,11 +225,6 @@ def _label_file(image: Path, texts: Collection[Path]) -> Path | None:
     ways += [image.parent / name, image.parent / 'labels' / name, image.parent.parent / 'labels' / name,
              image.parent.parent / 'labels' / image.parent.name / name]
     return next((way for way in ways if way in texts), None)
-
-
-def _has_image(text: Path, listing: Listing) -> bool:
-    """Whether some image bears the name of a label file."""
-    return isinstance(listing.image(text.stem, []), Path)
 
 
 def _is_label_file(path: Path) -> bool:

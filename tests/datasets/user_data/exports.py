@@ -210,7 +210,7 @@ def labelme_xml(shapes: Path, root: Path) -> None:
         entries = []
         for i, (name, (x1, y1, x2, y2), mask) in enumerate(scene.objects):
             corners = ''.join(f'<pt><x>{x}</x><y>{y}</y></pt>' for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2)))
-            start, mask_name = f'<object><name>{name}</name><deleted>0</deleted>', f'{scene.split}_{scene.stem}_mask_{i}.png'
+            start, mask_name = f'<object><name>{name}</name><deleted>0</deleted>', f'{scene.stem}_mask_{i}.png'
             write(root / 'Masks' / scene.split / mask_name, png(mask))
             entries.append(f'{start}<id>{2 * i}</id><parts><ispartof></ispartof></parts><segm><mask>{mask_name}</mask></segm>'
                            '</object>'
@@ -231,7 +231,7 @@ def open_images(shapes: Path, root: Path) -> None:
         for i, (name, box, mask) in enumerate(scene.objects):
             x1, y1, x2, y2 = (value / SIDE for value in box)
             rows[scene.split].append([scene.stem, 'xclick', codes[name], 1, x1, x2, y1, y2, 0, 0, 0, 0, 0])
-            file = f'{scene.stem}_{scene.split}_{i}.png'
+            file = f'{scene.stem}_{i}.png'
             write(root / 'masks' / scene.split / file, png(mask))
             masks[scene.split].append([file, scene.stem, codes[name], f'{i}', x1, x2, y1, y2, 0.9, ''])
     for split, folder in (('train', 'train'), ('val', 'validation')):
@@ -311,12 +311,12 @@ def object_masks(shapes: Path, root: Path) -> None:
 
 
 Export = Callable[[Path, Path], None]
-WITH_MASKS: dict[str, Export] = {
-    'Pascal VOC format': voc_devkit, 'labelme format': labelme, 'CVAT\'s XML format': cvat_xml, 'LabelMe XML format': labelme_xml,
-    'Open Images format': open_images, 'Supervisely format': supervisely, 'COCO panoptic format': panoptic,
-    'images with one mask for each object': object_masks}
-WITH_BOXES: dict[str, Export] = {
-    'YOLO format (data.yaml)': ultralytics, 'YOLO format (data.yaml) ': roboflow_yolo, 'YOLO format (obj.data)': darknet,
-    'YOLO format (train/data.yaml and val/data.yaml)': yolo_of_each_split, 'YOLO format': label_img,
-    'Pascal VOC format ': voc_beside, 'CreateML format': createml, 'VIA format': via}
-EXPORTS = WITH_MASKS | WITH_BOXES
+WITH_MASKS: dict[Export, str] = {
+    voc_devkit: 'Pascal VOC format', labelme: 'labelme format', cvat_xml: 'CVAT\'s XML format', labelme_xml: 'LabelMe XML format',
+    open_images: 'Open Images format', supervisely: 'Supervisely format', panoptic: 'COCO panoptic format',
+    object_masks: 'images with one mask for each object'}
+WITH_BOXES: dict[Export, str] = {
+    ultralytics: 'YOLO format (data.yaml)', roboflow_yolo: 'YOLO format (data.yaml)', darknet: 'YOLO format (obj.data)',
+    yolo_of_each_split: 'YOLO format (train/data.yaml and val/data.yaml)', label_img: 'YOLO format',
+    voc_beside: 'Pascal VOC format', createml: 'CreateML format', via: 'VIA format'}
+EXPORTS = WITH_MASKS | WITH_BOXES  # and what the report calls each

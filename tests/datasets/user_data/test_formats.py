@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import EXPORTS, NAMES, SPLITS, WITH_MASKS, ultralytics, write
+from exports import EXPORTS, NAMES, SPLITS, WITH_MASKS, createml, ultralytics, voc_beside, write
 from mmengine.registry import DATASETS
 from perfect import in_file, objects, perfect, trained_on
 from PIL import Image
@@ -30,16 +30,16 @@ def truth(shapes: Path) -> dict[str, list[tuple]]:
     return found | {f'val_{name}': these for name, these in found.items()}
 
 
-@pytest.mark.parametrize('layout', EXPORTS)
-def test_each_format_is_used_whole(layout: str, config: Callable, shapes_root: Path, tmp_path: Path,
+@pytest.mark.parametrize(('export', 'layout'), EXPORTS.items())
+def test_each_format_is_used_whole(export: Callable, layout: str, config: Callable, shapes_root: Path, tmp_path: Path,
                                    capsys: pytest.CaptureFixture):
     root = tmp_path / 'export'
-    EXPORTS[layout](shapes_root, root)
+    export(shapes_root, root)
     before = state(root)
-    own = config('maskrcnn_ravlt_t' if layout in WITH_MASKS else 'retinanet_ravlt_t')
+    own = config('maskrcnn_ravlt_t' if export in WITH_MASKS else 'retinanet_ravlt_t')
     use_data(own, str(root), SPLITS)
     printed = capsys.readouterr().out
-    assert f'Data in {root}: {layout.strip()}, converted to COCO\'s in {tmp_path}/work/data/converted' in printed
+    assert f'Data in {root}: {layout}, converted to COCO\'s in {tmp_path}/work/data/converted' in printed
     scores = perfect(own, truth(shapes_root))
     assert scores['coco/bbox_mAP'] == 1
     assert scores.get('coco/segm_mAP', 1) == 1
@@ -47,11 +47,11 @@ def test_each_format_is_used_whole(layout: str, config: Callable, shapes_root: P
     assert state(root) == before
 
 
-@pytest.mark.parametrize('layout', WITH_MASKS)
-def test_masks_are_the_exported_ones(layout: str, config: Callable, shapes_root: Path, tmp_path: Path):
+@pytest.mark.parametrize('export', WITH_MASKS)
+def test_masks_are_the_exported_ones(export: Callable, config: Callable, shapes_root: Path, tmp_path: Path):
     """Pixel by pixel, for a detector and for a segmentor, whose masks show the same objects."""
     root = tmp_path / 'export'
-    WITH_MASKS[layout](shapes_root, root)
+    export(shapes_root, root)
     own = config('semanticfpn_ravlt_t')
     use_data(own, str(root), SPLITS)
     import mmseg.datasets  # noqa: F401
@@ -326,17 +326,17 @@ def test_a_conversion_is_kept_until_the_files_change(shapes_root: Path, tmp_path
 
 def test_annotations_without_their_images(shapes_root: Path, config: Callable, tmp_path: Path):
     root = tmp_path / 'export'
-    EXPORTS['CreateML format'](shapes_root, root)
+    createml(shapes_root, root)
     for path in root.rglob('*.png'):
         path.unlink()
-    with pytest.raises(UserError, match=r'is in CreateML format, and has images without a file: 12 \(00000.png, .*\): put them'):
+    with pytest.raises(UserError, match=r'CreateML format, and train has images without a file: 12 \(00000.png, .*\): put them'):
         use_data(config('retinanet_ravlt_t'), str(root), SPLITS)
 
 
 def test_what_cannot_be_read_is_reported_whole(shapes_root: Path, config: Callable, tmp_path: Path,
                                                capsys: pytest.CaptureFixture):
     root = tmp_path / 'export'
-    EXPORTS['Pascal VOC format '](shapes_root, root)
+    voc_beside(shapes_root, root)
     for name in ('00000', '00002'):
         (root / f'train/{name}.xml').write_text('<annotation><object>')
     with pytest.raises(UserError, match='cannot be used as it is: 1 kind of defect'):
