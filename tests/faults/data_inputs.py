@@ -183,6 +183,14 @@ def folder_with(parts: dict[str, str], config: str = DETECTOR) -> Callable:
     return make
 
 
+def boxes_for_a_segmentor(folder: Path, shapes_root: Path) -> list[str]:
+    root = copied(folder, shapes_root)
+    shutil.rmtree(root / 'semantic')
+    for split in ('train', 'val'):
+        changed(root, split, lambda content: [annotation.update(segmentation=[]) for annotation in content['annotations']])
+    return train(folder, data=root, config=SEGMENTOR)
+
+
 def no_folder(folder: Path, shapes_root: Path) -> list[str]:
     return train(folder, data=folder / 'nowhere')
 
@@ -314,8 +322,7 @@ FOLDERS = [
              r'none of the images that \S+ names is there'),
     BadInput('masks for a detector', folder_with({'images/train': 'train', 'masks/train': 'semantic/train'}),
              r'this config is of a detector'),
-    BadInput('COCO for a segmentor', folder_with({'annotations': 'annotations', 'train': 'train', 'val': 'val'}, SEGMENTOR),
-             r'this config is of a segmentor'),
+    BadInput('boxes of COCO for a segmentor', boxes_for_a_segmentor, AS_IT_IS),
     BadInput('two annotation files for a part',
              folder_with({'annotations': 'annotations', 'train': 'train', 'val': 'val',
                           'annotations/instances_training.json': 'annotations/instances_train.json'}),

@@ -97,7 +97,7 @@ def test_colored_masks_with_their_list(config: Callable, voc: Path, shapes_root:
     assert same(read(own, 'train') | read(own, 'val'), truth(shapes_root, 'train'))
     assert tuple(own.train_dataloader.dataset.metainfo.classes) == NAMES
     printed = capsys.readouterr().out
-    assert 'masks are coloured (RGB); labelmap.txt says which color is which class' in printed
+    assert 'masks are colored (RGB); labelmap.txt says which color is which class' in printed
     assert 'background 79' in printed or 'background 80' in printed
 
 
@@ -146,7 +146,7 @@ def coloured(mask: np.ndarray) -> np.ndarray:
     (lambda m: m.astype(np.uint16) * 1000, 'masks with values above 255: 1 (00003)'),
     (lambda m: np.repeat(np.where(m == m.max(), 9, m).astype(np.uint8)[..., None], 3, axis=2),
      'masks with values outside the classes: 1 (00003); values 9'),
-    (coloured, '15 masks have one channel, the other 1 are coloured: make all alike'),
+    (coloured, '15 masks have one channel, the other 1 are colored: make all alike'),
     (photograph, 'color masks have more than 64 colors'),
 ])
 def test_defects_that_stop(change: Callable, message: str, config: Callable, ade: Path, capsys: pytest.CaptureFixture):
@@ -163,7 +163,7 @@ def test_colored_masks_without_a_list(config: Callable, voc: Path, capsys: pytes
     (voc / 'labelmap.txt').unlink()
     with pytest.raises(UserError):
         use_data(config('upernet_ravlt_t'), str(voc), ('train', 'val'))
-    assert '12 masks are coloured (RGB), and nothing says which color is which class' in capsys.readouterr().out
+    assert '12 masks are colored (RGB), and nothing says which color is which class' in capsys.readouterr().out
 
 
 def test_smoothed_masks(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
