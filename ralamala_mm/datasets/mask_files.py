@@ -3,7 +3,6 @@
 import collections
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,7 @@ from .config import Color
 from .images import image_size
 from .mask_folders import MaskSplit
 from .mask_merging import HALF, extreme_share
-from .progress import with_progress
+from .progress import in_threads
 
 MANY = 64  # a mask of more colors, or of more values that have no names, is a photograph or was smoothed
 
@@ -119,9 +118,6 @@ def check_masks(split: MaskSplit, show_progress: bool) -> CheckedMasks:
     elif split.stems is None:
         paired = {os.path.relpath(split.mask(stem), split.mask_dir) for stem in present}
         checked.unpaired = sorted(listed - paired)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        masks = pool.map(lambda stem: read_mask(split, stem), present)
-        total = len(present) if show_progress else 0
-        for stem, mask in with_progress(zip(present, masks, strict=True), f'inspecting masks of {split.name}', total):
-            checked.masks[stem] = mask
+    masks = in_threads(lambda stem: read_mask(split, stem), present, f'inspecting masks of {split.name}', show_progress)
+    checked.masks = dict(zip(present, masks, strict=True))
     return checked

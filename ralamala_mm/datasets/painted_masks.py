@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,9 @@ from .coco_objects import TOO_MANY
 from .inspection_cache import code_digest
 from .mask_folders import MaskSplit
 from .mask_merging import BACKGROUND
-from .progress import with_progress
+from .progress import in_threads
 from .report import ERROR, NOTE, Problem, problem
-from .segmentations import segmentation_problem, valid_polygons
+from .segmentations import run_lengths_of, segmentation_problem
 
 _MOST_CLASSES = IGNORED  # values of a mask of 8 bits, without the ignored one
 
@@ -106,12 +105,10 @@ def _paint_split(split: CocoSplit, folder: Path, classes: Sequence[str], fill: i
             atomic_write(target, lambda path: Image.fromarray(mask).save(path, format='PNG'))
         return remarks
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        what, total = f'painting masks of {split.name}', len(by_file) if show_progress else 0
-        try:
-            done = list(with_progress(pool.map(paint, by_file), what, total))
-        except OSError as error:
-            raise UserError(f'masks cannot be written to {folder} ({error.strerror}): --work-dir names another folder') from error
+    try:
+        done = list(in_threads(paint, by_file, f'painting masks of {split.name}', show_progress))
+    except OSError as error:
+        raise UserError(f'masks cannot be written to {folder} ({error.strerror}): --work-dir names another folder') from error
     boxes, unreadable, empty = ([entry for remarks in done for entry in getattr(remarks, kind)]
                                 for kind in ('boxes', 'unreadable', 'empty'))
     absent = [image['file_name'] for image in content['images'] if image['file_name'] not in split.present]
@@ -150,21 +147,13 @@ def _painted(annotations: Annotations, positions: Sequence[int], size: tuple[int
             mask[max(0, int(y)):max(0, int(np.ceil(y + height))), max(0, int(x)):max(0, int(np.ceil(x + width)))] = IGNORED
         elif why := segmentation_problem(outline, *size):
             remarks.unreadable.append(f'{annotations.name(position)} {why}')
-        elif (encoded := _encoded(outline, size)) and (area := int(masks.area(encoded))):
+        elif (encoded := run_lengths_of(outline, *size)) and (area := int(masks.area(encoded))):
             outlines.append((area, position, encoded, value))
         else:
             remarks.empty.append(annotations.name(position))
     for _, _, encoded, value in sorted(outlines, key=lambda outline: (-outline[0], outline[1])):
         mask[masks.decode(encoded).astype(bool)] = value
     return mask, remarks
-
-
-def _encoded(outline: list | dict, size: tuple[int, int]) -> dict | None:
-    """Compressed run lengths; None of polygons without an area."""
-    if isinstance(outline, dict):
-        return masks.frPyObjects(outline, *size) if isinstance(outline['counts'], list) else outline
-    polygons = valid_polygons(outline)
-    return masks.merge(masks.frPyObjects(polygons, *size)) if polygons else None
 
 
 def _digest(split: CocoSplit, classes: Sequence[str], fill: int) -> str:

@@ -1,14 +1,18 @@
 """How far a long inspection is, on stderr."""
 
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
 from mmengine.utils import ProgressBar
 
 Item = TypeVar('Item')
+Result = TypeVar('Result')
+_THREADS = 16
 _SHORT = 1  # seconds after which a bar is worth it
 _SECONDS = 15  # between two lines where stderr is no terminal
 
@@ -46,14 +50,22 @@ class Progress:
             print(file=sys.stderr)
 
 
-def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-    """The items, and how far it is with them; nothing is printed where the total is 0."""
-    progress = Progress(what, total) if total else None
-    try:
-        for item in items:
-            yield item
+def in_threads(function: Callable[[Item], Result], items: Collection[Item], what: str, show: bool) -> Iterator[Result]:
+    """What a function returns for each item, in order, computed in a few threads.
+
+    Args:
+        function: it reads or writes files, for which threads wait.
+        items: what it is called with.
+        what: is done, for the progress.
+        show: whether progress is printed.
+    """
+    progress = Progress(what, len(items)) if show else None
+    with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        try:
+            for result in pool.map(function, items):
+                yield result
+                if progress:
+                    progress.advance(1)
+        finally:
             if progress:
-                progress.advance(1)
-    finally:
-        if progress:
-            progress.end()
+                progress.end()

@@ -141,3 +141,17 @@ def enclosing_box(segmentation: object, height: int, width: int, by_rows: bool =
     if by_rows:
         x, y, w, h = y, x, h, w
     return (x, y, x + w, y + h) if w and h else (math.nan,) * 4
+
+
+def run_lengths_of(segmentation: list | dict, height: int, width: int) -> dict | None:
+    """Compressed run lengths of a readable segmentation; None of polygons that are none.
+
+    Args:
+        segmentation: as in `segmentation_problem`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
+    if isinstance(segmentation, dict):
+        return masks.frPyObjects(segmentation, height, width) if isinstance(segmentation['counts'], list) else segmentation
+    polygons = valid_polygons(segmentation)
+    return masks.merge(masks.frPyObjects(polygons, height, width)) if polygons else None

@@ -1,6 +1,7 @@
 """A folder of images and masks, or of outlines painted as masks, inspected and put into a segmentor's config."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ralamala_mm.files import atomic_write
 
 from .class_names import IGNORED
 from .coco import find_coco
-from .config import datasets_of, replace_transforms, set_classes
+from .config import datasets_of, replace_transforms, set_classes, transforms_of
 from .formats import Found, Listing, convert, find_format
 from .images import SHARED_REMEDY, repeated_images, shared_files
 from .mask_contents import mask_contents
@@ -83,6 +84,8 @@ def use_mask_folder(config: Config, root: Path, modes: Sequence[str], weights_cl
     if 'train' in chosen and chosen.get('val', training) is not chosen['train']:
         report.problems += repeated_images(*([str(split.image(stem)) for stem in checked[split.name].masks]
                                               for split in (chosen['train'], chosen['val'])))
+    for mode, split in chosen.items():
+        report.problems += _size_problems(config, mode, checked[split.name])
     report.contents = [mask_contents(masks, encoding, report.problems) for masks in checked.values()]
     if report.errors:
         return report
@@ -144,6 +147,18 @@ def _choose_masks(splits: Mapping[str, MaskSplit], modes: Sequence[str], report:
     wanted = dict(train=training, val=validation, test=splits.get('test') or validation)
     chosen = {mode: wanted[mode] for mode in modes}
     return None if None in chosen.values() else chosen
+
+
+def _size_problems(config: Config, mode: str, masks: CheckedMasks) -> list[Problem]:
+    """Images of several sizes in a batch, where the pipeline does not bring them to one."""
+    sizes = {mask.image_size for mask in masks.masks.values()} - {None}
+    kinds = {transform.get('type') for _, dataset in datasets_of(config, [mode]) for transform in transforms_of(dataset)}
+    batch = config[f'{mode}_dataloader'].get('batch_size', 1)
+    if batch == 1 or len(sizes) < 2 or any(re.search('Crop|Resize|Pad', str(kind)) for kind in kinds):
+        return []
+    return [Problem(ERROR, masks.split.name, f'images of {len(sizes)} sizes, and the config neither crops nor resizes them for '
+                    f'batches of {batch}: take a config that does (configs/semanticfpn_*, configs/upernet_*), or --cfg-options '
+                    f'{mode}_dataloader.batch_size=1')]
 
 
 def _file_problems(masks: CheckedMasks, are_cut: bool) -> list[Problem]:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from ralamala_mm.datasets.coco import CocoSplit, encode_coco
 from ralamala_mm.datasets.coco_objects import TOO_MANY
 from ralamala_mm.datasets.images import image_size
 from ralamala_mm.datasets.inspection_cache import code_digest
-from ralamala_mm.datasets.progress import with_progress
+from ralamala_mm.datasets.progress import in_threads
 from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem, some
-from ralamala_mm.datasets.segmentations import is_rectangle, segmentation_problem, valid_polygons
+from ralamala_mm.datasets.segmentations import is_rectangle, run_lengths_of, segmentation_problem
 from ralamala_mm.errors import UserError
 from ralamala_mm.files import atomic_write
 
@@ -30,6 +29,9 @@ _MANY_ABSENT = Remark(ERROR, 'images without a file', 'too many to be left out')
 _EMPTY = Remark(NOTE, 'objects without a pixel within their image', 'not used')
 _UNUSED = Remark(NOTE, 'images that no annotation is about', 'not used')
 _STUFF = Remark(NOTE, 'regions of stuff, which have no instances', 'a detector does not learn them')
+
+
+_OF_FILES = (_UNREADABLE, _NO_SIZE, _MANY_ABSENT)  # whose entries begin with a file's name
 
 
 class _Record(msgspec.Struct):
@@ -146,16 +148,14 @@ def _contents(found: Found, splits: Mapping[str, list], listing: Listing, for_de
     left_out = found.stuff if for_detector else frozenset()
     problems = _problems('all', found.remarks)
     images: dict[str, list[LabeledImage]] = {}
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for split, items in splits.items():
-            read = list(with_progress(pool.map(lambda item: _read(found, item, listing, left_out), items),
-                                       f'converting {split}', len(items) if show_progress else 0))
-            remarks = [remark for image in read for remark in image.remarks]
-            absent = sum(remark is _ABSENT for remark, _ in remarks)
-            if TOO_MANY * len(items) < absent < len(items):
-                remarks = [(_MANY_ABSENT if remark is _ABSENT else remark, entry) for remark, entry in remarks]
-            problems += _problems(split, remarks)
-            images[split] = [image for image in read if image.size]
+    for split, items in splits.items():
+        read = list(in_threads(lambda item: _read(found, item, listing, left_out), items, f'converting {split}', show_progress))
+        remarks = [remark for image in read for remark in image.remarks]
+        absent = sum(remark is _ABSENT for remark, _ in remarks)
+        if TOO_MANY * len(items) < absent < len(items):
+            remarks = [(_MANY_ABSENT if remark is _ABSENT else remark, entry) for remark, entry in remarks]
+        problems += _problems(split, remarks)
+        images[split] = [image for image in read if image.size]
     used = {image.file for many in images.values() for image in many}
     told = {entry for _, entry in found.remarks}
     unused = [name for image in listing.photos if image not in used and (name := listing.name(image)) not in told]
@@ -186,7 +186,9 @@ def _problems(split: str, remarks: Sequence[tuple[Remark, str]]) -> list[Problem
     entries: dict[Remark, list[str]] = defaultdict(list)
     for remark, entry in remarks:
         entries[remark].append(entry)
-    return [problem(remark.level, split, remark.what, many, remark.consequence) for remark, many in entries.items()]
+    return [problem(remark.level, split, remark.what, many, remark.consequence,
+                    files=[entry.partition(':')[0] for entry in many] if remark in _OF_FILES else ())
+            for remark, many in entries.items()]
 
 
 def _read(found: Found, item: object, listing: Listing, left_out: Collection[str]) -> LabeledImage:
@@ -232,10 +234,9 @@ def _geometry(instance: Instance, size: tuple[int, int]) -> dict:
     outline = instance.segmentation
     box = instance.box if instance.box is not None else _box(outline)
     area = box[2] * box[3]
-    if isinstance(outline, dict):
-        area = int(masks.area(outline))
-    elif outline and not segmentation_problem(outline, size[1], size[0]) and (polygons := valid_polygons(outline)):
-        area = int(masks.area(masks.merge(masks.frPyObjects(polygons, size[1], size[0]))))
+    is_readable = outline and not segmentation_problem(outline, size[1], size[0])
+    if is_readable and (encoded := run_lengths_of(outline, size[1], size[0])):
+        area = int(masks.area(encoded))
     return dict(bbox=list(box), area=area, **(dict(segmentation=outline) if outline else {}))
 
 

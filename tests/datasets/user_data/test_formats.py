@@ -15,6 +15,7 @@ from pycocotools import mask as masks
 
 from ralamala_mm.datasets import use_data
 from ralamala_mm.datasets.formats import convert_folder
+from ralamala_mm.datasets.user_data import inspect_data
 from ralamala_mm.errors import UserError
 
 
@@ -342,3 +343,5 @@ def test_what_cannot_be_read_is_reported_whole(shapes_root: Path, config: Callab
     with pytest.raises(UserError, match='cannot be used as it is: 1 kind of defect'):
         use_data(config('retinanet_ravlt_t'), str(root), SPLITS)
     assert 'ERROR     train: annotations that cannot be read: 2 (train/00000.xml: is not valid XML (' in capsys.readouterr().out
+    report = inspect_data(config('retinanet_ravlt_t'), str(root), SPLITS, show=False)
+    assert [one.files for one in report.errors] == [('train/00000.xml', 'train/00002.xml')]

@@ -469,3 +469,15 @@ def test_folders_by_class_are_refused(config: Callable, shapes_root: Path, tmp_p
             shutil.copy(shapes_root / 'semantic/val' / path.name, tmp_path / 'busi' / name / f'{path.stem}_mask_1.png')
     with pytest.raises(UserError, match='could both be the all images and masks: leave one'):
         use_data(config('semanticfpn_ravlt_t'), str(tmp_path / 'busi'), ('train', 'val'))
+
+
+def test_images_of_several_sizes_in_a_batch(config: Callable, ade: Path, capsys: pytest.CaptureFixture):
+    """The demo's pipeline takes images as they are; those of the papers crop them."""
+    for folder in ('images', 'annotations'):
+        path = ade / folder / 'training/00000.png'
+        Image.open(path).crop((0, 0, 100, 90)).save(path)
+    with pytest.raises(UserError, match='marked ERROR'):
+        use_data(config('demo/semanticfpn_ravlt_t_shapes'), str(ade), ('train', 'val'))
+    assert ('ERROR     train: images of 2 sizes, and the config neither crops nor resizes them for batches of 8: take a config'
+            in capsys.readouterr().out)
+    use_data(config('semanticfpn_ravlt_t'), str(ade), ('train', 'val'))
