@@ -201,7 +201,7 @@ def _file(path: str) -> tuple[list[str], list[str], float]:
         state = os.stat(path)
     except OSError:
         return [], [], math.inf
-    return [_line(path, state)], [], state.st_ctime_ns
+    return [state_line(path, state)], [], state.st_ctime_ns
 
 
 def _listing(folder: str) -> tuple[list[str], list[str], int]:
@@ -223,12 +223,13 @@ def _listing(folder: str) -> tuple[list[str], list[str], int]:
             except OSError:  # a link that leads nowhere
                 lines.append(entry.name)
                 continue
-            lines.append(_line(entry.name, state))
+            lines.append(state_line(entry.name, state))
             newest = max(newest, state.st_ctime_ns)
     return sorted(lines), sorted(folders, reverse=True), newest
 
 
-def _line(name: str, state: os.stat_result) -> str:
+def state_line(name: str, state: os.stat_result) -> str:
+    """By which a file's change is noticed: name, size, modification time and change time."""
     return f'{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}'
 
 

@@ -12,8 +12,8 @@ from . import createml, cvat_xml, labelme, labelme_xml, object_masks, open_image
 from .conversion import Converted, convert
 from .labels import Found, Listing, Remark
 
-# Those that a file's content proves come before those that names suggest.
 _OTHER = Remark(NOTE, 'annotations in another format', 'not used')
+# Of two with as many images, the first is taken: those that a file's content proves come before those that names suggest.
 _FORMATS = (supervisely, labelme, createml, via, panoptic, cvat_xml, labelme_xml, voc, open_images, yolo, object_masks)
 
 __all__ = ['Converted', 'Found', 'Listing', 'convert', 'convert_folder', 'find_format']

@@ -13,7 +13,7 @@ from pycocotools import mask as masks
 from ralamala_mm.datasets.coco import CocoSplit, encode_coco
 from ralamala_mm.datasets.coco_objects import TOO_MANY
 from ralamala_mm.datasets.images import image_size
-from ralamala_mm.datasets.inspection_cache import code_digest
+from ralamala_mm.datasets.inspection_cache import code_digest, state_line
 from ralamala_mm.datasets.progress import in_threads
 from ralamala_mm.datasets.report import CORRECTED, ERROR, NOTE, Problem, problem, some
 from ralamala_mm.datasets.segmentations import is_rectangle, run_lengths_of, segmentation_problem
@@ -29,7 +29,6 @@ _MANY_ABSENT = Remark(ERROR, 'images without a file', 'too many to be left out')
 _EMPTY = Remark(NOTE, 'objects without a pixel within their image', 'not used')
 _UNUSED = Remark(NOTE, 'images that no annotation is about', 'not used')
 _STUFF = Remark(NOTE, 'regions of stuff, which have no instances', 'a detector does not learn them')
-
 
 _OF_FILES = (_UNREADABLE, _NO_SIZE, _MANY_ABSENT)  # whose entries begin with a file's name
 
@@ -115,8 +114,8 @@ def _settled(splits: Mapping[str, list]) -> tuple[dict[str, list], list]:
         if 'train' not in used:
             used['train'] = both
         else:
-            known = {id(item) if isinstance(item, tuple) else item for split in ('train', 'val') for item in used.get(split, ())}
-            strays += [item for item in both if (id(item) if isinstance(item, tuple) else item) not in known]
+            known = {item for split in ('train', 'val') for item in used.get(split, ()) if isinstance(item, Path)}
+            strays += [item for item in both if not isinstance(item, Path) or item not in known]
     if len(used) > 1:
         strays += used.pop('all', [])
     return used, strays
@@ -126,8 +125,7 @@ def _digest(layout: str, listing: Listing, for_detector: bool) -> str:
     """Of all that the result depends on: the code that reads, and all files by name, size and time."""
     digest = hashlib.blake2b(f'{code_digest()} {layout} {for_detector}'.encode(), digest_size=16)
     for path in listing.files:
-        state = path.stat()
-        digest.update(f'{path}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}\n'.encode('utf-8', 'surrogateescape'))
+        digest.update(f'{state_line(str(path), path.stat())}\n'.encode('utf-8', 'surrogateescape'))
     return digest.hexdigest()
 
 

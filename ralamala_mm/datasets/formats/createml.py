@@ -5,21 +5,15 @@ Format: https://developer.apple.com/documentation/createml/building-an-object-de
 
 from pathlib import Path
 
-from .json_files import as_list, read_json, written_by
+from .json_files import as_list, entries_by_split, read_json, written_by
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, number
 
 _KEYS = (('image', 'annotations'), ('imagefilename', 'annotation'))  # as tools write them, and Apple's first examples
-_PROBED = 50  # JSON files that are looked into before others
 
 
 def find(listing: Listing) -> Found | None:
     """The CreateML data set below a folder, if there is one."""
-    splits: dict[str, list] = {}
-    for i, path in enumerate(listing.of('.json')):
-        if i == _PROBED and not splits:
-            break
-        if entries := _entries(path):
-            splits.setdefault(listing.split_of_file(path), []).extend((path, entry) for entry in entries)
+    splits = entries_by_split(listing, _entries)
     return Found('CreateML format', splits, lambda item: _read(*item, listing)) if splits else None
 
 

@@ -1,12 +1,14 @@
 """Annotations in JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from .labels import LabelError
+from .labels import LabelError, Listing
+
+_PROBED = 50
 
 
 @contextmanager
@@ -38,6 +40,31 @@ def read_json(path: Path, kind: type = object) -> object:
         return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LabelError(f'is not valid JSON, or not of the form expected ({error})') from error
+
+
+def holds_keys(path: Path, *keys: str) -> bool:
+    """Whether a JSON file is an object with these keys."""
+    try:
+        content = read_json(path)
+    except LabelError:
+        return False
+    return isinstance(content, dict) and set(keys) <= set(content)
+
+
+def entries_by_split(listing: Listing, entries_of: Callable[[Path], Sequence[dict] | None]) -> dict[str, list[tuple[Path, dict]]]:
+    """What JSON files of many images each say of one, with the file, by split.
+
+    Args:
+        listing: of the folder; if none of the first 50 JSON files is of the format, no more are looked into.
+        entries_of: the entries of a file; None if it is of another format.
+    """
+    splits: dict[str, list[tuple[Path, dict]]] = {}
+    for i, path in enumerate(listing.of('.json')):
+        if i == _PROBED and not splits:
+            break
+        if entries := entries_of(path):
+            splits.setdefault(listing.split_of_file(path), []).extend((path, entry) for entry in entries)
+    return splits
 
 
 def as_list(value: object, what: str) -> list:

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from ralamala_mm.datasets.images import image_size
+from ralamala_mm.datasets.locating import has_text
 from ralamala_mm.datasets.report import NOTE
 
-from .json_files import as_list, read_json, written_by
+from .json_files import as_list, holds_keys, read_json, written_by
 from .labels import (
     RENAMED,
     Found,
@@ -41,21 +42,11 @@ _PROBED = 20  # JSON files that are looked into
 def find(listing: Listing) -> Found | None:
     """The labelme data set below a folder, if there is one."""
     files = listing.of('.json')
-    if not any(_is_labelme(path) for path in files[:_PROBED]):
+    if not any(holds_keys(path, 'shapes', 'imagePath') for path in files[:_PROBED]):
         return None
-    files = [path for path in files if b'"shapes"' in path.read_bytes()]
-    stems, folders = {path.stem for path in files}, {path.parent for path in files}
-    remarks = [(_UNLABELED, listing.name(image)) for image in listing.images
-               if image.stem not in stems and image.parent in folders]
+    files = [path for path in files if has_text(path, b'"shapes"')]
+    remarks = [(_UNLABELED, name) for name in listing.unlabeled(files, {path.parent for path in files})]
     return Found('labelme format', by_split(listing, files), lambda path: _read(path, listing), remarks=remarks)
-
-
-def _is_labelme(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except LabelError:
-        return False
-    return isinstance(content, dict) and 'shapes' in content and 'imagePath' in content
 
 
 def _read(path: Path, listing: Listing) -> LabeledImage:

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ralamala_mm.datasets.images import image_size
+from ralamala_mm.datasets.locating import has_text
 
 from .labels import (
     Found,
@@ -26,7 +27,7 @@ from .xml_files import read_xml, starts_with
 
 def find(listing: Listing) -> Found | None:
     """The data set below a folder, if there is one."""
-    files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>') and b'<imagesize>' in path.read_bytes()]
+    files = [path for path in listing.of('.xml') if starts_with(path, b'<annotation>') and has_text(path, b'<imagesize>')]
     if not files:
         return None
     mask_dirs = frozenset(path.parent for path in listing.of('.png') if listing.is_mask(path))

@@ -1,7 +1,7 @@
 """What a reader of one format says: the files that it found, and of each image its size and objects, in pixels."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +38,19 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except LabelError as error:
         raise UserError(f'{path}: {error}') from error
+
+
+@contextmanager
+def reading_image(what: str) -> Iterator[None]:
+    """Makes whatever Pillow raises for a broken file '… cannot be read'.
+
+    Raises:
+        LabelError: `what` cannot be read.
+    """
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LabelError(f'{what} cannot be read ({error})') from error
 
 
 class Remark(NamedTuple):
@@ -233,6 +246,11 @@ class Listing:
             found.setdefault((path.parent, path.stem), []).append(path)
         return found
 
+    def unlabeled(self, files: Sequence[Path], folders: Collection[Path]) -> list[str]:
+        """Images in some folders whose name no annotation file bears, as messages call them."""
+        stems = {path.stem for path in files}
+        return [self.name(image) for image in self.images if image.stem not in stems and image.parent in folders]
+
     def split_of_file(self, path: Path) -> str:
         """The split of an annotation file of many images: by its own name, else by its folders."""
         return split_name(path.stem) or self.split(path)
@@ -318,11 +336,8 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         LabelError: it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert('L')) > 0
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LabelError(f'its mask {path.name} cannot be read ({error})') from error
+    with reading_image(f'its mask {path.name}'), Image.open(path) as image:
+        return np.asarray(image.convert('L')) > 0
 
 
 def filled(outer: Polygon, holes: Sequence[Polygon], size: tuple[int, int]) -> dict:
@@ -344,9 +359,7 @@ def one_object(parts: Sequence[Instance], size: tuple[int, int]) -> list[Instanc
     """
     boxes = [one for one in parts if one.box and not one.segmentation]
     outlines = [one.segmentation for one in parts if one.segmentation]
-    if len(parts) == 1:
-        return list(parts)
-    if len(boxes) > 1 or not outlines:
+    if len(parts) == 1 or len(boxes) > 1 or not outlines:
         return list(parts)
     return [Instance(parts[0].name, boxes[0].box if boxes else None, joined(outlines, size))]
 

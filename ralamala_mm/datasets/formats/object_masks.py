@@ -4,14 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from ralamala_mm.datasets.mask_layouts import find_masks
 from ralamala_mm.datasets.mask_merging import binary
 from ralamala_mm.datasets.report import CORRECTED
 from ralamala_mm.errors import UserError
 
-from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, run_lengths
+from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, reading_image, run_lengths
 
 _EMPTY = Remark(CORRECTED, 'masks without a pixel', 'not used')
 
@@ -33,10 +31,8 @@ def find(listing: Listing) -> Found | None:
 def _read(image: Path, masks: Sequence[tuple[str, Path]]) -> LabeledImage:
     found = LabeledImage(image)
     for name, path in masks:
-        try:
+        with reading_image(path.name):
             values = binary(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise LabelError(f'{path.name} cannot be read ({error})') from error
         if values is None:
             raise LabelError(f'{path.name} has more than 0 and one other value')
         size = (values.shape[1], values.shape[0])

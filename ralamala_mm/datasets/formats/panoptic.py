@@ -13,7 +13,7 @@ from ralamala_mm.datasets.locating import has_text
 from ralamala_mm.datasets.report import NOTE
 
 from .json_files import read_json
-from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, naming, run_lengths
+from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, naming, reading_image, run_lengths
 
 _NO_PIXELS = Remark(NOTE, 'segments without a pixel', 'not used')
 
@@ -88,11 +88,8 @@ def _read(path: Path, image: _Image | None, entry: _Annotation, categories: dict
     mask = next((folder / entry.file_name for folder in folders if (folder / entry.file_name).is_file()), None)
     if mask is None:
         raise LabelError(f'names {entry.file_name}, which is not in {folders[0]}')
-    try:
-        with Image.open(mask) as opened:
-            numbers = np.asarray(opened.convert('RGB')).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LabelError(f'names {mask.name}, which cannot be read ({error})') from error
+    with reading_image(f'names {mask.name}, which'), Image.open(mask) as opened:
+        numbers = np.asarray(opened.convert('RGB')).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
     if numbers.shape != (image.height, image.width):
         raise LabelError(f'gives {image.file_name} {image.width}×{image.height} pixels, and {mask.name} has '
                          f'{numbers.shape[1]}×{numbers.shape[0]}')

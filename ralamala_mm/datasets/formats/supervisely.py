@@ -15,7 +15,7 @@ from PIL import Image
 
 from ralamala_mm.datasets.report import NOTE
 
-from .json_files import as_list, read_json, written_by
+from .json_files import as_list, holds_keys, read_json, written_by
 from .labels import (
     Found,
     Instance,
@@ -41,17 +41,9 @@ _MOST = 2**28  # bytes of one unpacked bitmap
 def find(listing: Listing) -> Found | None:
     """The Supervisely project below a folder, if there is one."""
     files = [path for path in listing.of('.json') if path.parent.name == 'ann']
-    if not any(_is_annotation(path) for path in files[:_PROBED]):
+    if not any(holds_keys(path, 'objects', 'size') for path in files[:_PROBED]):
         return None
     return Found('Supervisely format', by_split(listing, files), lambda path: _read(path, listing), _classes(listing))
-
-
-def _is_annotation(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except LabelError:
-        return False
-    return isinstance(content, dict) and 'objects' in content and 'size' in content
 
 
 def _classes(listing: Listing) -> list[str] | None:

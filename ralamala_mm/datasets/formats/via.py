@@ -6,22 +6,16 @@ from pathlib import Path
 from ralamala_mm.datasets.locating import has_text
 from ralamala_mm.datasets.report import NOTE
 
-from .json_files import read_json, written_by
+from .json_files import entries_by_split, read_json, written_by
 from .labels import Found, Instance, LabeledImage, LabelError, Listing, Remark, ellipse, number
 
-_PROBED = 50  # JSON files that are looked into before others
 _OBJECT = 'object'  # the class of regions without attributes, where there is one kind of object
 _WITHOUT_AREA = Remark(NOTE, 'points and lines, which have no area', 'not used')
 
 
 def find(listing: Listing) -> Found | None:
     """The data set below a folder, if there is one."""
-    splits: dict[str, list] = {}
-    for i, path in enumerate(listing.of('.json')):
-        if i == _PROBED and not splits:
-            break
-        if entries := _entries(path):
-            splits.setdefault(listing.split_of_file(path), []).extend((path, entry) for entry in entries)
+    splits = entries_by_split(listing, _entries)
     return Found('VIA format', splits, lambda item: _read(*item, listing)) if splits else None
 
 

@@ -29,6 +29,7 @@ from .labels import (
     by_split,
     corners_box,
     number,
+    reading_image,
     rotated_rectangle,
     run_lengths,
 )
@@ -58,10 +59,9 @@ def find(listing: Listing) -> Found | None:
         return None
     splits, remarks = _by_lists(listing, files)
     if not splits:
-        splits, stems = by_split(listing, files), {path.stem for path in files}
+        splits = by_split(listing, files)
         folders = {path.parent for path in files} | {path.parent.parent / name for path in files for name in _IMAGES}
-        remarks = [(_UNLABELED, listing.name(image)) for image in listing.images
-                   if image.stem not in stems and image.parent in folders]
+        remarks = [(_UNLABELED, name) for name in listing.unlabeled(files, folders)]
     masks = {(path.parent.parent, path.stem): path for path in listing.images if path.parent.name == 'SegmentationObject'}
     return Found('Pascal VOC format', splits, lambda path: _read(path, listing, masks), remarks=remarks)
 
@@ -138,11 +138,8 @@ def _read(path: Path, listing: Listing, masks: Mapping[tuple[Path, str], Path]) 
 
 def _add_masks(found: LabeledImage, path: Path) -> None:
     """Gives each object the mask that fills its box best."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image if image.mode in ('P', 'L') else image.convert('RGB'))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LabelError(f'its mask {path.name} cannot be read ({error})') from error
+    with reading_image(f'its mask {path.name}'), Image.open(path) as image:
+        values = np.asarray(image if image.mode in ('P', 'L') else image.convert('RGB'))
     if values.ndim == 3:  # in the colors of the palette
         values = values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     outline = _OUTLINE if values.max(initial=0) <= _OUTLINE else _PALE

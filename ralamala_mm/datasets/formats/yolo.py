@@ -56,7 +56,8 @@ def find(listing: Listing) -> Found | None:
     texts = {path for path in listing.of('.txt') if path.name not in _LISTS}
     described = _from_yaml(listing) or list(_from_darknet(listing))
     splits, remarks = _described_images(listing, described)
-    labeled = {image for image in listing.images if _label_file(image, texts)}
+    label_of = {image: _label_file(image, texts) for image in listing.images}
+    labeled = {image for image, path in label_of.items() if path}
     listed = {image for images in splits.values() for image in images}
     if not splits:
         filled = [path for path in sorted(texts) if path.stat().st_size]
@@ -66,7 +67,7 @@ def find(listing: Listing) -> Found | None:
         splits = by_split(listing, [image for image in listing.images if image.parent in folders])
     elif labeled - listed:
         remarks += [(_UNLISTED, listing.name(image)) for image in sorted(labeled - listed)]
-    labels = {image: _label_file(image, texts) for images in splits.values() for image in images}
+    labels = {image: label_of[image] for images in splits.values() for image in images}
     used = set(filter(None, labels.values()))
     if not used:
         return None
@@ -74,8 +75,8 @@ def find(listing: Listing) -> Found | None:
     if not lists:
         lists = {listing.root: {i: f'class {i}' for i in range(_highest_class(used) + 1)}}
         remarks += [(_NO_NAMES, name) for name in lists[listing.root].values()]
-    folders, owned = {path.parent for path in used}, {_label_file(image, texts) for image in labeled}
-    remarks += [(_ORPHANS, listing.name(path)) for path in sorted(texts - used - owned)
+    folders = {path.parent for path in used}
+    remarks += [(_ORPHANS, listing.name(path)) for path in sorted(texts - set(label_of.values()))
                 if path.parent in folders and _is_label_file(path)]
     remarks += [(_UNLABELED, listing.name(image)) for image, path in labels.items() if not path]
     has_keypoints = any(one.has_keypoints for one in described)

@@ -84,7 +84,7 @@ def converted(root: Path, work: Path) -> tuple[dict[str, list[tuple]], list[str]
     return by_name, [f'{one.level} {one.split}: {one.text}' for one in found.problems]
 
 
-def picture(path: Path, size: tuple[int, int] = (100, 50)) -> None:
+def save_image(path: Path, size: tuple[int, int] = (100, 50)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', size).save(path)
 
@@ -106,8 +106,8 @@ YOLO_LINES = {
 def test_lines_of_yolo(kind: str, tmp_path: Path):
     line, wanted, told = YOLO_LINES[kind]
     root = tmp_path / 'yolo'
-    picture(root / 'images/train/a.png')
-    picture(root / 'images/train/b.png')
+    save_image(root / 'images/train/a.png')
+    save_image(root / 'images/train/b.png')
     write(root / 'labels/train/a.txt', line)
     write(root / 'labels/train/b.txt', '0 0.5 0.5 0.2 0.4')
     write(root / 'data.yaml', 'train: images/train\nnames: [cat, dog]\n')
@@ -123,7 +123,7 @@ def test_lines_of_yolo(kind: str, tmp_path: Path):
 def test_what_yolo_does_not_use_is_noted(tmp_path: Path):
     root = tmp_path / 'yolo'
     for name in ('train/a', 'train/b', 'other/c'):
-        picture(root / f'images/{name}.png')
+        save_image(root / f'images/{name}.png')
     for name in ('train/a', 'train/gone', 'other/c'):
         write(root / f'labels/{name}.txt', '0 0.5 0.5 0.2 0.4 2 0.3 0.3')
     write(root / 'data.yaml', 'train: images/train\ntest: ../test/images\nkpt_shape: [1, 3]\nnames: {0: cat}\n')
@@ -140,7 +140,7 @@ def test_splits_that_were_exported_apart(tmp_path: Path):
     """Label Studio numbers the classes that are used, so that 0 is another one in each export."""
     root = tmp_path / 'yolo'
     for split, name in (('train', 'cat'), ('val', 'dog')):
-        picture(root / f'{split}/images/{split}.png')
+        save_image(root / f'{split}/images/{split}.png')
         write(root / f'{split}/labels/{split}.txt', '0 0.5 0.5 0.2 0.4')
         write(root / f'{split}/classes.txt', f'{name}\n')
     found, _ = converted(root, tmp_path / 'work')
@@ -152,7 +152,7 @@ def test_splits_that_were_exported_apart(tmp_path: Path):
     ('train: images/train\nnames: {a: cat}\n', 'numbers its names with what is no number'),
     ('train: images/train\nnames: [cat, cat]\n', 'has no names, or one twice')])
 def test_names_that_yolo_cannot_have(text: str, told: str, tmp_path: Path):
-    picture(tmp_path / 'yolo/images/train/a.png')
+    save_image(tmp_path / 'yolo/images/train/a.png')
     write(tmp_path / 'yolo/data.yaml', text)
     with pytest.raises(UserError, match=told):
         convert_folder(tmp_path / 'yolo', tmp_path / 'work', for_detector=True)
@@ -160,8 +160,8 @@ def test_names_that_yolo_cannot_have(text: str, told: str, tmp_path: Path):
 
 def test_lists_of_yolo_cannot_lead_out_of_the_folder(tmp_path: Path):
     root = tmp_path / 'yolo'
-    picture(root / 'images/a.png')
-    picture(tmp_path / 'elsewhere/b.png')
+    save_image(root / 'images/a.png')
+    save_image(tmp_path / 'elsewhere/b.png')
     write(root / 'labels/a.txt', '0 0.5 0.5 0.2 0.4')
     write(root / 'data.yaml', f'train: images\nval: {tmp_path}/elsewhere\nnames: [cat]\n')
     found, noted = converted(root, tmp_path / 'work')
@@ -198,7 +198,7 @@ def test_files_of_voc(kind: str, tmp_path: Path):
     text, wanted, told = VOC_FILES[kind]
     root = tmp_path / 'voc'
     for name in ('a', 'b', 'c'):
-        picture(root / f'{name}.png')
+        save_image(root / f'{name}.png')
     write(root / 'a.xml', text)
     write(root / 'b.xml', voc(box_of('cat', (0, 0, 9, 9))).replace('a.png', 'C:\\images\\b.png'))
     found, noted = converted(root, tmp_path / 'work')
@@ -219,7 +219,7 @@ def shape(label: str, kind: str, points: list, **more: object) -> dict:
 
 def test_shapes_of_labelme(tmp_path: Path):
     root = tmp_path / 'labelme'
-    picture(root / 'a.png')
+    save_image(root / 'a.png')
     left, right = [[1, 1], [5, 1], [5, 5]], [[60, 1], [65, 1], [65, 5]]
     write(root / 'a.json', dict(imagePath='a.png', imageHeight=None, imageWidth=None, shapes=[
         shape('cat', 'polygon', left, group_id=7), shape('cat', 'polygon', right, group_id=7),
@@ -237,7 +237,7 @@ def test_shapes_of_labelme(tmp_path: Path):
 
 
 def test_rectangles_alone_are_boxes(tmp_path: Path):
-    picture(tmp_path / 'labelme/a.png')
+    save_image(tmp_path / 'labelme/a.png')
     write(tmp_path / 'labelme/a.json', dict(imagePath='a.png', shapes=[shape('cat', 'rectangle', [[20, 10], [30, 40]])]))
     assert converted(tmp_path / 'labelme', tmp_path / 'work') == ({'a.png': [('cat', (20, 10, 10, 30), None)]}, [])
 
@@ -245,7 +245,7 @@ def test_rectangles_alone_are_boxes(tmp_path: Path):
 def test_shapes_of_supervisely(tmp_path: Path):
     """Rectangles include their last pixel; holes of polygons stay holes."""
     root = tmp_path / 'project'
-    picture(root / 'ds/img/a.png')
+    save_image(root / 'ds/img/a.png')
     write(root / 'meta.json', dict(classes=[dict(title='dog', shape='polygon'), dict(title='cat', shape='rectangle')]))
     square, hole = [[10, 10], [30, 10], [30, 30], [10, 30]], [[15, 15], [25, 15], [25, 25], [15, 25]]
     write(root / 'ds/ann/a.png.json', dict(size=dict(height=50, width=100), objects=[
@@ -261,7 +261,7 @@ def test_shapes_of_supervisely(tmp_path: Path):
 def test_shapes_and_tracks_of_cvat(tmp_path: Path):
     root = tmp_path / 'video'
     for i in range(3):
-        picture(root / f'images/frame_00000{i}.png')
+        save_image(root / f'images/frame_00000{i}.png')
     write(root / 'annotations.xml', '<annotations><meta><original_size><width>100</width><height>50</height></original_size>'
           '</meta><track id="0" label="cat"><box frame="0" outside="0" xtl="40" ytl="20" xbr="60" ybr="30" rotation="90.0"/>'
           '<box frame="2" outside="1" xtl="1" ytl="1" xbr="9" ybr="9"/></track><track id="1" label="dog">'
@@ -278,8 +278,8 @@ def test_shapes_and_tracks_of_cvat(tmp_path: Path):
 
 def test_groups_of_open_images_are_crowds(tmp_path: Path):
     root = tmp_path / 'oi'
-    picture(root / 'train/a.jpg')
-    picture(root / 'train/b.jpg')
+    save_image(root / 'train/a.jpg')
+    save_image(root / 'train/b.jpg')
     write(root / 'train-annotations-bbox.csv', 'ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\r\na,/m/1,0.1,0.2,0.2,0.4,1\r\n'
           'a,/m/2,0.5,0.6,0.2,0.4,0\r\n')
     write(root / 'class-descriptions.csv', '/m/1,Cat\r\n')

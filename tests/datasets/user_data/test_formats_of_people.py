@@ -29,7 +29,7 @@ def converted(root: Path, work: Path) -> tuple[dict[str, list[tuple]], list[str]
     return by_name, [f'{one.level} {one.split}: {one.text}' for one in found.problems]
 
 
-def picture(*paths: Path) -> None:
+def save_image(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (100, 50)).save(path)
@@ -75,7 +75,7 @@ def test_an_edit_with_the_old_time(shapes_root: Path, tmp_path: Path):
 
 def test_videos_keep_to_their_folders(tmp_path: Path):
     for number, left in ((1, 10), (2, 50)):
-        picture(*(tmp_path / f'data/v{number}/images/frame_00000{i}.png' for i in range(2)))
+        save_image(*(tmp_path / f'data/v{number}/images/frame_00000{i}.png' for i in range(2)))
         write(tmp_path / f'data/v{number}/annotations.xml', '<annotations><meta><size>2</size><original_size><width>100</width>'
               f'<height>50</height></original_size></meta><track label="cat"><box frame="1" outside="0" xtl="{left}" ytl="5" '
               f'xbr="{left + 20}" ybr="25"/></track></annotations>')
@@ -91,7 +91,7 @@ def test_videos_keep_to_their_folders(tmp_path: Path):
 def test_masks_of_one_name_in_two_splits(tmp_path: Path):
     root = tmp_path / 'voc'
     for split, left in (('train', 10), ('val', 50)):
-        picture(root / split / 'JPEGImages/0.png')
+        save_image(root / split / 'JPEGImages/0.png')
         write(root / split / 'Annotations/0.xml', voc('0.png', left))
         mask = np.zeros((50, 100), np.uint8)
         mask[5:25, left:left + 20] = 1
@@ -106,7 +106,7 @@ def test_masks_of_one_name_in_two_splits(tmp_path: Path):
     ('cam1/a', 'cam1/a'), ('img 1', 'img 1'), ('"b" 1', 'b'), ('b.png', 'b'), ('b -1', 'b')])
 def test_names_in_lists_of_voc(line: str, name: str, tmp_path: Path):
     root = tmp_path / 'voc'
-    picture(root / f'JPEGImages/{name}.png', root / 'JPEGImages/other.png')
+    save_image(root / f'JPEGImages/{name}.png', root / 'JPEGImages/other.png')
     write(root / f'Annotations/{name}.xml', voc(f'{Path(name).name}.png'))
     write(root / 'Annotations/other.xml', voc('other.png'))
     write(root / 'ImageSets/Main/train.txt', f'\ufeff{line}\nother\n')
@@ -117,7 +117,7 @@ def test_names_in_lists_of_voc(line: str, name: str, tmp_path: Path):
 
 def test_two_years_of_voc(tmp_path: Path):
     for year in ('VOC2007', 'VOC2012'):
-        picture(tmp_path / f'kit/{year}/JPEGImages/{year}.png')
+        save_image(tmp_path / f'kit/{year}/JPEGImages/{year}.png')
         write(tmp_path / f'kit/{year}/Annotations/{year}.xml', voc(f'{year}.png'))
         write(tmp_path / f'kit/{year}/ImageSets/Main/train.txt', year)
     with pytest.raises(UserError, match='both hold lists: give one of their data sets to --data'):
@@ -126,7 +126,7 @@ def test_two_years_of_voc(tmp_path: Path):
 
 def test_renamed_images(tmp_path: Path):
     """The image that bears the annotation's name is meant, whatever stands in the file."""
-    picture(tmp_path / 'data/1.png', tmp_path / 'data/2.png')
+    save_image(tmp_path / 'data/1.png', tmp_path / 'data/2.png')
     write(tmp_path / 'data/1.xml', voc('2.png', 10))
     write(tmp_path / 'data/2.xml', voc('1.png', 50))
     found, noted = converted(tmp_path / 'data', tmp_path / 'work')
@@ -138,7 +138,7 @@ def test_renamed_images(tmp_path: Path):
 @pytest.mark.parametrize('kind', ['createml', 'via'])
 def test_more_files_than_are_looked_into(kind: str, tmp_path: Path):
     for i in range(60):
-        picture(tmp_path / f'data/{i:02}.png')
+        save_image(tmp_path / f'data/{i:02}.png')
         box = dict(x=20, y=15, width=20, height=20)
         region = dict(shape_attributes=dict(box, name='rect'), region_attributes=dict(kind='cat'))
         write(tmp_path / f'data/{i:02}.json', {
@@ -160,7 +160,7 @@ def test_annotations_in_two_formats(shapes_root: Path, tmp_path: Path):
 def test_a_yaml_of_two_splits_in_a_folder_called_like_one(tmp_path: Path):
     root = tmp_path / 'data'
     for split in SPLITS:
-        picture(root / f'train_v2/images/{split}/{split}.png')
+        save_image(root / f'train_v2/images/{split}/{split}.png')
         write(root / f'train_v2/labels/{split}/{split}.txt', '0 0.5 0.5 0.2 0.4')
     write(root / 'train_v2/data.yaml', 'train: images/train\nval: images/val\nnames: [no]\n')
     found, _ = converted(root, tmp_path / 'work')
@@ -200,7 +200,7 @@ def test_a_work_directory_in_the_data(shapes_root: Path, config: Callable, capsy
 def test_images_that_no_annotation_is_about(shapes_root: Path, tmp_path: Path):
     root = tmp_path / 'data'
     createml(shapes_root, root)
-    picture(root / 'valid/extra.png')
+    save_image(root / 'valid/extra.png')
     assert 'note all: images that no annotation is about: 1 (valid/extra.png); not used' in converted(root, tmp_path / 'work')[1]
 
 
@@ -243,7 +243,7 @@ HOSTILE = {  # a file, what it holds, and what is said of it
 @pytest.mark.parametrize('kind', HOSTILE)
 def test_what_cannot_be_meant(kind: str, tmp_path: Path):
     name, content, told = HOSTILE[kind]
-    picture(tmp_path / 'data/a.png', tmp_path / 'data/b.png')
+    save_image(tmp_path / 'data/a.png', tmp_path / 'data/b.png')
     write(tmp_path / 'data' / name, content)
     try:
         noted = '\n'.join(converted(tmp_path / 'data', tmp_path / 'work')[1])
@@ -263,7 +263,7 @@ NOT_PAINTED = {
 @pytest.mark.parametrize('told', NOT_PAINTED)
 def test_what_is_not_painted_is_told(told: str, config: Callable, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     (coco / 'semantic').rename(tmp_path / 'semantic')
-    picture(tmp_path / 'outside/a.png')
+    save_image(tmp_path / 'outside/a.png')
     path = coco / 'annotations/instances_train.json'
     content = json.loads(path.read_text())
     NOT_PAINTED[told](content, tmp_path / 'outside/a.png')
