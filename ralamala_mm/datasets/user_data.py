@@ -121,13 +121,10 @@ def _use_as_it_is(config: Config, folder: Path, modes: Sequence[str], segments: 
         check_paths(config, modes)
     except UserError as error:
         coco, masks = find_coco(folder)[1], find_masks(folder)[1]
-        if segments and coco and not masks:
-            raise UserError(f'{folder} holds COCO annotations but no masks, and this config is of a segmentor: take a config of '
-                            'a detector, or put masks beside the images (images/train, masks/train, …)') from error
         if masks and not segments and not coco:
             raise UserError(f'{folder} holds images with masks but no COCO annotations, and this config is of a detector: take '
                             'a config of a segmentor (semanticfpn_*, upernet_*)') from error
-        found = [*(masks if segments else coco)]
+        found = [*((masks or coco) if segments else coco)]
         other = '' if found else _higher(folder) or recognize(folder)
         raise UserError(f'{folder} has no data for {" and ".join(modes)}: looked for {_MASKS if segments else _COCO}'
                         + (f'; found {", ".join(found)} only' if found else '')

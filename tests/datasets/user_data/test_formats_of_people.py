@@ -275,3 +275,21 @@ def test_what_is_not_painted_is_told(told: str, config: Callable, coco: Path, tm
         use_data(config('semanticfpn_ravlt_t'), str(coco), SPLITS)
     assert told in capsys.readouterr().out
     assert [file.name for file in (tmp_path / 'outside').iterdir()] == ['a.png']
+
+
+def test_one_split_of_two_for_a_segmentor(config: Callable, coco: Path, tmp_path: Path):
+    (coco / 'semantic').rename(tmp_path / 'semantic')
+    (coco / 'annotations/instances_train.json').unlink()
+    with pytest.raises(UserError, match=r'has no data for train and val: looked for images with masks .*; found val only'):
+        use_data(config('semanticfpn_ravlt_t'), str(coco), SPLITS)
+
+
+def test_subsets_of_cvat_called_train_and_trainval(tmp_path: Path):
+    """Nothing is trained on twice, and what is left out is named."""
+    save_image(tmp_path / 'data/images/Train/a.png', tmp_path / 'data/images/Trainval/b.png')
+    images = ''.join(f'<image name="{name}.png" subset="{subset}" width="100" height="50"><box label="c" xtl="1" ytl="1" xbr="9" '
+                     'ybr="9"/></image>' for name, subset in (('a', 'Train'), ('b', 'Trainval')))
+    write(tmp_path / 'data/annotations.xml', f'<annotations>{images}</annotations>')
+    found, noted = converted(tmp_path / 'data', tmp_path / 'work')
+    assert list(found) == ['train/images/Train/a.png']
+    assert 'note all: annotations in the folder of no split: 1 (b.png); not used' in noted
